@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    testTimeout: 30_000,
+    hookTimeout: 30_000,
+    // Real descriptors, real processes and two cores: a file at a time keeps /proc/self/fd counts exact.
+    pool: 'forks',
+    fileParallelism: false,
+    reporters: ['default'],
+  },
+});
