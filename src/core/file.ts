@@ -1,0 +1,424 @@
+/**
+ * Files: what happens to one preserved file, from preserve to finish.
+ *
+ * A session holds a set of files, in order of preservation, each under its owner's token. This module does the work on
+ * the set; session.ts says when it is allowed and holds the locks.
+ *
+ * Life of a file:
+ *   1. preserve   a handler takes it; its FLBs are counted; handler.preserve() saves it. Heavy, while all goes on.
+ *   2. freeze     the last word before the reboot: what changed since.
+ *   3. (reboot)   {compatible, data, token} crosses. Nothing else does.
+ *   4. retrieve   handler.retrieve() makes the live file again. In any order, or never.
+ *   5. finish     handler.finish(): the commit. The orchestrator lets go; the owner keeps the file.
+ *
+ * And back: unpreserve undoes 1, unfreeze undoes 2. Each way back is the mirror of its way in:
+ *
+ *     preserve:    claim identity → FLBs in order, count → handler.preserve
+ *     unpreserve:  handler.unpreserve → FLBs in reverse, uncount → release identity
+ *
+ * One file is preserved once in the whole system. Its identity is what its handler's getId() says, else the file
+ * object itself; it is claimed by preserve (before any callback, so two sessions cannot race) and by retrieve, and
+ * released by unpreserve and finish.
+ *
+ * Unhappy paths:
+ * - preserve fails anywhere: what was done so far is undone backwards; nothing remains.
+ * - preserve or freeze leave a serializedData that is no u64: the callback is taken back (unpreserve, unfreeze), EINVAL.
+ * - freeze fails: this file is not unfrozen, it never froze; those before it are, in order of preservation.
+ * - retrieve fails: the error is kept, and repeated without a second call; finish() is told by retrieveStatus.
+ * - getId fails after a successful retrieve: so does the retrieve, but args.file stays, for finish() to clean up.
+ * - unpreserve, unfreeze and finish throw: see faults.ts. Every other file is done first.
+ *
+ * Speed: a hundred thousand files pass here while the world stands still. The loops make no closures, arrays or error
+ * contexts for a file that behaves, one args object serves all its callbacks, and only a real promise is waited for.
+ */
+import { LiveUpdateError } from './errors.js';
+import { type FaultReporter, type Faults, inContext } from './faults.js';
+import type { FlbRecord, FlbRegistry } from './flb.js';
+import type { HandlerRecord, HandlerRegistry } from './handler.js';
+import { isU64 } from './names.js';
+import { isThenable, type Steps } from './sequence.js';
+import { type FileInfo, type FileState, nextState } from './states.js';
+import type { FileHandler, FileOpArgs, SerializedFile, Token } from './types.js';
+
+/** `struct liveupdate_file_op_args`: one for each file, given to every callback. */
+class Args implements FileOpArgs {
+  readonly handler: FileHandler;
+  retrieveStatus = 0;
+  file: unknown;
+  serializedData: bigint;
+  privateData: unknown = undefined;
+
+  constructor(handler: FileHandler, file: unknown, serializedData: bigint) {
+    this.handler = handler;
+    this.file = file;
+    this.serializedData = serializedData;
+  }
+}
+
+/** `struct luo_file`. */
+class PreservedFile {
+  readonly token: Token;
+  readonly owner: HandlerRecord;
+  /** The FLBs that were counted for it. An incoming file has none: the image only says how many files there are. */
+  readonly flbs: readonly FlbRecord[];
+  readonly args: Args;
+  state: FileState;
+  identity: unknown = undefined;
+  /** What retrieve() failed with. */
+  error: LiveUpdateError | undefined = undefined;
+
+  constructor(token: Token, owner: HandlerRecord, flbs: readonly FlbRecord[], args: Args, state: FileState) {
+    this.token = token;
+    this.owner = owner;
+    this.flbs = flbs;
+    this.args = args;
+    this.state = state;
+  }
+}
+
+/** What all sessions of one orchestrator share. */
+export interface Shared {
+  readonly handlers: HandlerRegistry;
+  readonly flbs: FlbRegistry;
+  readonly faults: FaultReporter;
+  /** Who holds which identity: one file is preserved once in the whole system. */
+  readonly identities: Map<unknown, object>;
+}
+
+const NO_FLBS: readonly FlbRecord[] = [];
+
+/** The files of one session: `struct luo_file_set`. */
+export class FileSet {
+  readonly #session: string;
+  readonly #shared: Shared;
+  /** By token; a Map keeps the order of preservation, also when one is taken out. */
+  readonly #files = new Map<Token, PreservedFile>();
+
+  constructor(session: string, shared: Shared) {
+    this.#session = session;
+    this.#shared = shared;
+  }
+
+  get size(): number {
+    return this.#files.size;
+  }
+
+  list(): FileInfo[] {
+    return Array.from(this.#files.values(), ({ token, owner, state }) => {
+      return { token, handler: owner.handler.compatible, state };
+    });
+  }
+
+  serialize(): SerializedFile[] {
+    const files: SerializedFile[] = [];
+    for (const { token, owner, args } of this.#files.values()) {
+      files.push({ compatible: owner.handler.compatible, data: args.serializedData, token });
+    }
+    return files;
+  }
+
+  // ---- the old image: preserve, and back ----------------------------------------------------------------------
+
+  /** @throws EINVAL, EEXIST, EBADF, ENOENT, EBUSY, what flb.preserve() or handler.preserve() throw. */
+  *preserve(file: unknown, token: Token): Steps<void> {
+    const shared = this.#shared;
+    if (!isU64(token)) throw this.#refuse('EINVAL', 'preserve', 'a token is a bigint from 0 to 2^64-1');
+    if (this.#files.has(token)) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
+    if (file === undefined || file === null)
+      throw this.#refuse('EBADF', 'preserve', 'there is no file', token);
+    let identity: unknown;
+    let owner: HandlerRecord | undefined;
+    try {
+      owner = shared.handlers.pick(file);
+      identity = owner === undefined ? undefined : identify(owner.handler, file);
+    } catch (error) {
+      throw this.#context(error, 'preserve', token, owner);
+    }
+    if (owner === undefined) throw this.#refuse('ENOENT', 'preserve', 'no handler takes this file', token);
+    if (shared.identities.has(identity)) {
+      throw this.#refuse(
+        'EBUSY',
+        'preserve',
+        'the file is preserved already, or retrieved and not finished',
+        token,
+        owner,
+      );
+    }
+
+    const { flbs, handler } = owner;
+    const args = new Args(handler, file, 0n);
+    const record = new PreservedFile(token, owner, flbs, args, 'preserved');
+    this.#claim(record, identity);
+    owner.files++;
+    let counted = 0;
+    try {
+      for (; counted < flbs.length; counted++) yield* shared.flbs.count(flbs[counted]!, this.#session, token);
+      const pending = handler.ops.preserve(args);
+      if (isThenable(pending)) yield pending;
+    } catch (error) {
+      const faults = yield* this.#giveBack(record, counted, undefined);
+      throw shared.faults.combine(this.#context(error, 'preserve', token, owner), faults);
+    }
+    if (!isU64(args.serializedData)) {
+      const faults = yield* this.#unpreserve(record, undefined);
+      const error = this.#refuse(
+        'EINVAL',
+        'preserve',
+        'preserve() left a serializedData that is no u64',
+        token,
+        owner,
+      );
+      throw shared.faults.combine(error, faults);
+    }
+    this.#files.set(token, record);
+  }
+
+  /** @throws ENOENT; EIO for faults. */
+  *unpreserve(token: Token): Steps<void> {
+    const record = this.#files.get(token);
+    if (record === undefined) throw this.#refuse('ENOENT', 'unpreserve', 'no file has this token', token);
+    this.#files.delete(token);
+    const faults = yield* this.#unpreserve(record, undefined);
+    if (faults !== undefined) {
+      this.#shared.faults.conclude(faults, { operation: 'unpreserve', session: this.#session, token });
+    }
+  }
+
+  /** All files, in reverse order of preservation. */
+  *unpreserveAll(): Steps<Faults> {
+    const records = [...this.#files.values()];
+    let faults: Faults;
+    for (let i = records.length - 1; i >= 0; i--) {
+      faults = yield* this.#unpreserve(records[i]!, faults);
+      this.#files.delete(records[i]!.token);
+    }
+    return faults;
+  }
+
+  *#unpreserve(record: PreservedFile, before: Faults): Steps<Faults> {
+    let faults = before;
+    try {
+      const pending = record.owner.handler.ops.unpreserve(record.args);
+      if (isThenable(pending)) yield pending;
+    } catch (error) {
+      faults = this.#fault(faults, error, 'unpreserve', record);
+    }
+    record.state = nextState(record.state, 'unpreserve');
+    return yield* this.#giveBack(record, record.flbs.length, faults);
+  }
+
+  /** The last part of unpreserve, and all of it for a preserve that failed: FLBs in reverse, then the identity. */
+  *#giveBack(record: PreservedFile, counted: number, before: Faults): Steps<Faults> {
+    let faults = before;
+    for (let i = counted - 1; i >= 0; i--) {
+      faults = yield* this.#shared.flbs.uncount(record.flbs[i]!, faults, this.#session, record.token);
+    }
+    this.#release(record);
+    record.owner.files--;
+    return faults;
+  }
+
+  // ---- the reboot: freeze, and back ---------------------------------------------------------------------------
+
+  /** In order of preservation. @throws what freeze() throws, after unfreezing those before it; EINVAL for bad data. */
+  *freeze(): Steps<void> {
+    const records = [...this.#files.values()];
+    let frozen = 0;
+    try {
+      while (frozen < records.length) {
+        const record = records[frozen]!;
+        const { args } = record;
+        const { ops } = args.handler;
+        if (ops.freeze !== undefined) {
+          const pending = ops.freeze(args);
+          if (isThenable(pending)) yield pending;
+        }
+        record.state = nextState(record.state, 'freeze');
+        frozen++;
+        if (!isU64(args.serializedData)) {
+          const text = 'freeze() left a serializedData that is no u64';
+          throw this.#refuse('EINVAL', 'freeze', text, record.token, record.owner);
+        }
+      }
+    } catch (error) {
+      const failed = records[Math.min(frozen, records.length - 1)]!;
+      const cause = this.#context(error, 'freeze', failed.token, failed.owner);
+      const faults = yield* this.#unfreeze(records, frozen, undefined);
+      throw this.#shared.faults.combine(cause, faults);
+    }
+  }
+
+  /** All files, in order of preservation. */
+  *unfreeze(before: Faults): Steps<Faults> {
+    return yield* this.#unfreeze([...this.#files.values()], this.#files.size, before);
+  }
+
+  *#unfreeze(records: readonly PreservedFile[], count: number, before: Faults): Steps<Faults> {
+    let faults = before;
+    for (let i = 0; i < count; i++) {
+      const record = records[i]!;
+      const { ops } = record.args.handler;
+      try {
+        if (ops.unfreeze !== undefined) {
+          const pending = ops.unfreeze(record.args);
+          if (isThenable(pending)) yield pending;
+        }
+      } catch (error) {
+        faults = this.#fault(faults, error, 'unfreeze', record);
+      }
+      record.state = nextState(record.state, 'unfreeze');
+    }
+    return faults;
+  }
+
+  // ---- the new image: restore, retrieve, finish ---------------------------------------------------------------
+
+  /** A file that came with the image. @throws EINVAL, ENOENT. */
+  restore({ compatible, data, token }: SerializedFile): void {
+    const operation = 'deserialize';
+    if (!isU64(token) || !isU64(data)) throw this.#refuse('EINVAL', operation, 'token and data are u64');
+    const owner = this.#shared.handlers.get(compatible);
+    if (owner === undefined) {
+      const context = { operation, session: this.#session, token, handler: compatible };
+      throw new LiveUpdateError('ENOENT', 'no handler of this compatible is registered', context);
+    }
+    if (this.#files.has(token)) throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
+    const args = new Args(owner.handler, undefined, data);
+    this.#files.set(token, new PreservedFile(token, owner, NO_FLBS, args, 'incoming'));
+    owner.files++;
+  }
+
+  /** @throws ENOENT, what retrieve() throws or threw, EIO when it made no file. */
+  *retrieve(token: Token): Steps<unknown> {
+    const record = this.#files.get(token);
+    if (record === undefined) throw this.#refuse('ENOENT', 'retrieve', 'no file has this token', token);
+    if (record.error !== undefined) throw record.error;
+    const { args, owner } = record;
+    if (args.retrieveStatus > 0) return args.file;
+    try {
+      const pending = owner.handler.ops.retrieve(args);
+      if (isThenable(pending)) yield pending;
+      if (args.file === undefined || args.file === null) {
+        throw this.#refuse('EIO', 'retrieve', 'retrieve() made no file', token, owner);
+      }
+    } catch (error) {
+      args.file = undefined;
+      throw this.#failRetrieve(record, error);
+    }
+    try {
+      const identity = identify(owner.handler, args.file);
+      // A handler may hand out a file that somebody holds already; that one stays the owner of the identity.
+      if (!this.#shared.identities.has(identity)) this.#claim(record, identity);
+    } catch (error) {
+      throw this.#failRetrieve(record, error);
+    }
+    args.retrieveStatus = 1;
+    record.state = nextState(record.state, 'retrieve');
+    return args.file;
+  }
+
+  #failRetrieve(record: PreservedFile, error: unknown): LiveUpdateError {
+    record.error = this.#context(error, 'retrieve', record.token, record.owner);
+    record.args.retrieveStatus = record.error.errno;
+    record.state = nextState(record.state, 'retrieveFailed');
+    return record.error;
+  }
+
+  /** Asks every canFinish(), in order, until one says no. Returns that file's token. @throws what canFinish() throws. */
+  *findUnfinishable(): Steps<Token | undefined> {
+    const records = [...this.#files.values()];
+    for (let i = 0; i < records.length; i++) {
+      const record = records[i]!;
+      const { args } = record;
+      const { ops } = args.handler;
+      if (ops.canFinish === undefined) continue;
+      try {
+        const answer = ops.canFinish(args);
+        if (!(isThenable(answer) ? yield answer : answer)) return record.token;
+      } catch (error) {
+        throw this.#context(error, 'finish', record.token, record.owner);
+      }
+    }
+    return undefined;
+  }
+
+  /** All files, in reverse order of preservation: handler, FLBs in reverse, identity. */
+  *finishAll(): Steps<Faults> {
+    const records = [...this.#files.values()];
+    let faults: Faults;
+    for (let i = records.length - 1; i >= 0; i--) {
+      const record = records[i]!;
+      const { args, owner } = record;
+      try {
+        const pending = owner.handler.ops.finish(args);
+        if (isThenable(pending)) yield pending;
+      } catch (error) {
+        faults = this.#fault(faults, error, 'finish', record);
+      }
+      record.state = nextState(record.state, 'finish');
+      const { flbs } = owner;
+      for (let f = flbs.length - 1; f >= 0; f--) {
+        faults = yield* this.#shared.flbs.finishFile(flbs[f]!, faults, this.#session, record.token);
+      }
+      this.#release(record);
+      owner.files--;
+    }
+    this.#files.clear();
+    return faults;
+  }
+
+  // ---- small things -------------------------------------------------------------------------------------------
+
+  #claim(record: PreservedFile, identity: unknown): void {
+    record.identity = identity;
+    this.#shared.identities.set(identity, record);
+  }
+
+  #release(record: PreservedFile): void {
+    const { identities } = this.#shared;
+    if (identities.get(record.identity) === record) identities.delete(record.identity);
+  }
+
+  #refuse(
+    code: 'EINVAL' | 'EEXIST' | 'EBADF' | 'ENOENT' | 'EBUSY' | 'EIO',
+    operation: string,
+    text: string,
+    token?: Token,
+    owner?: HandlerRecord,
+  ): LiveUpdateError {
+    const context = { operation, session: this.#session };
+    return new LiveUpdateError(code, text, {
+      ...context,
+      ...(token === undefined ? {} : { token }),
+      ...(owner === undefined ? {} : { handler: owner.handler.compatible }),
+    });
+  }
+
+  #context(
+    error: unknown,
+    operation: string,
+    token: Token,
+    owner: HandlerRecord | undefined,
+  ): LiveUpdateError {
+    const context = { operation, session: this.#session, token };
+    return inContext(
+      error,
+      owner === undefined ? context : { ...context, handler: owner.handler.compatible },
+    );
+  }
+
+  #fault(faults: Faults, error: unknown, operation: string, record: PreservedFile): Faults {
+    const handler = record.owner.handler.compatible;
+    return this.#shared.faults.report(faults, error, {
+      operation,
+      session: this.#session,
+      token: record.token,
+      handler,
+    });
+  }
+}
+
+function identify(handler: FileHandler, file: unknown): unknown {
+  const { ops } = handler;
+  return ops.getId === undefined ? file : ops.getId(file);
+}
