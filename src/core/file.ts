@@ -35,7 +35,8 @@ import { LiveUpdateError } from './errors.js';
 import { type FaultReporter, type Faults, inContext } from './faults.js';
 import type { FlbRecord, FlbRegistry } from './flb.js';
 import type { HandlerRecord, HandlerRegistry } from './handler.js';
-import { isU64 } from './names.js';
+import type { Holder, Identities } from './identities.js';
+import { isCompatible, isU64 } from './names.js';
 import { isThenable, type Steps } from './sequence.js';
 import { type FileInfo, type FileState, nextState } from './states.js';
 import type { FileHandler, FileOpArgs, SerializedFile, Token } from './types.js';
@@ -56,7 +57,7 @@ class Args implements FileOpArgs {
 }
 
 /** `struct luo_file`. */
-class PreservedFile {
+class PreservedFile implements Holder {
   readonly token: Token;
   readonly owner: HandlerRecord;
   /** The FLBs that were counted for it. An incoming file has none: the image only says how many files there are. */
@@ -64,8 +65,7 @@ class PreservedFile {
   readonly args: Args;
   state: FileState;
   identity: unknown = undefined;
-  /** What retrieve() failed with. */
-  error: LiveUpdateError | undefined = undefined;
+  hold: Holder['hold'] = 'none';
 
   constructor(token: Token, owner: HandlerRecord, flbs: readonly FlbRecord[], args: Args, state: FileState) {
     this.token = token;
@@ -81,10 +81,18 @@ export interface Shared {
   readonly handlers: HandlerRegistry;
   readonly flbs: FlbRegistry;
   readonly faults: FaultReporter;
-  /** Who holds which identity: one file is preserved once in the whole system. */
-  readonly identities: Map<unknown, object>;
+  readonly identities: Identities;
 }
 
+/** A token as a Map's key: a number where one can hold it, which a Map finds several times faster than a bigint. */
+type Key = number | bigint;
+
+function key(token: Token): Key {
+  return token <= MAX_SAFE ? Number(token) : token;
+}
+
+const MAX_SAFE = BigInt(Number.MAX_SAFE_INTEGER);
+const NO_TOKEN = 'a token is a bigint from 0 to 2^64-1';
 const NO_FLBS: readonly FlbRecord[] = [];
 
 /** The files of one session: `struct luo_file_set`. */
@@ -92,7 +100,11 @@ export class FileSet {
   readonly #session: string;
   readonly #shared: Shared;
   /** By token; a Map keeps the order of preservation, also when one is taken out. */
-  readonly #files = new Map<Token, PreservedFile>();
+  readonly #files = new Map<Key, PreservedFile>();
+  /** Those whose identity was noted, for Identities. */
+  readonly #retrieved: Holder[] = [];
+  /** What retrieve() failed with. */
+  readonly #failures = new Map<PreservedFile, LiveUpdateError>();
 
   constructor(session: string, shared: Shared) {
     this.#session = session;
@@ -117,13 +129,19 @@ export class FileSet {
     return files;
   }
 
+  serializedFile(token: Token): SerializedFile | undefined {
+    const record = isU64(token) ? this.#files.get(key(token)) : undefined;
+    if (record === undefined) return undefined;
+    return { compatible: record.owner.handler.compatible, data: record.args.serializedData, token };
+  }
+
   // ---- the old image: preserve, and back ----------------------------------------------------------------------
 
   /** @throws EINVAL, EEXIST, EBADF, ENOENT, EBUSY, what flb.preserve() or handler.preserve() throw. */
   *preserve(file: unknown, token: Token): Steps<void> {
     const shared = this.#shared;
-    if (!isU64(token)) throw this.#refuse('EINVAL', 'preserve', 'a token is a bigint from 0 to 2^64-1');
-    if (this.#files.has(token)) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
+    if (!isU64(token)) throw this.#refuse('EINVAL', 'preserve', NO_TOKEN);
+    if (this.#files.has(key(token))) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
     if (file === undefined || file === null)
       throw this.#refuse('EBADF', 'preserve', 'there is no file', token);
     let identity: unknown;
@@ -135,7 +153,10 @@ export class FileSet {
       throw this.#context(error, 'preserve', token, owner);
     }
     if (owner === undefined) throw this.#refuse('ENOENT', 'preserve', 'no handler takes this file', token);
-    if (shared.identities.has(identity)) {
+    const { flbs, handler } = owner;
+    const args = new Args(handler, file, 0n);
+    const record = new PreservedFile(token, owner, flbs, args, 'preserved');
+    if (!shared.identities.claim(record, identity)) {
       throw this.#refuse(
         'EBUSY',
         'preserve',
@@ -144,11 +165,6 @@ export class FileSet {
         owner,
       );
     }
-
-    const { flbs, handler } = owner;
-    const args = new Args(handler, file, 0n);
-    const record = new PreservedFile(token, owner, flbs, args, 'preserved');
-    this.#claim(record, identity);
     owner.files++;
     let counted = 0;
     try {
@@ -170,14 +186,15 @@ export class FileSet {
       );
       throw shared.faults.combine(error, faults);
     }
-    this.#files.set(token, record);
+    this.#files.set(key(token), record);
   }
 
-  /** @throws ENOENT; EIO for faults. */
+  /** @throws EINVAL, ENOENT; EIO for faults. */
   *unpreserve(token: Token): Steps<void> {
-    const record = this.#files.get(token);
+    if (!isU64(token)) throw this.#refuse('EINVAL', 'unpreserve', NO_TOKEN);
+    const record = this.#files.get(key(token));
     if (record === undefined) throw this.#refuse('ENOENT', 'unpreserve', 'no file has this token', token);
-    this.#files.delete(token);
+    this.#files.delete(key(token));
     const faults = yield* this.#unpreserve(record, undefined);
     if (faults !== undefined) {
       this.#shared.faults.conclude(faults, { operation: 'unpreserve', session: this.#session, token });
@@ -190,7 +207,7 @@ export class FileSet {
     let faults: Faults;
     for (let i = records.length - 1; i >= 0; i--) {
       faults = yield* this.#unpreserve(records[i]!, faults);
-      this.#files.delete(records[i]!.token);
+      this.#files.delete(key(records[i]!.token));
     }
     return faults;
   }
@@ -213,7 +230,7 @@ export class FileSet {
     for (let i = counted - 1; i >= 0; i--) {
       faults = yield* this.#shared.flbs.uncount(record.flbs[i]!, faults, this.#session, record.token);
     }
-    this.#release(record);
+    this.#shared.identities.release(record);
     record.owner.files--;
     return faults;
   }
@@ -279,22 +296,25 @@ export class FileSet {
     if (!isU64(token) || !isU64(data)) throw this.#refuse('EINVAL', operation, 'token and data are u64');
     const owner = this.#shared.handlers.get(compatible);
     if (owner === undefined) {
+      if (!isCompatible(compatible)) throw this.#refuse('EINVAL', operation, 'bad compatible', token);
       const context = { operation, session: this.#session, token, handler: compatible };
       throw new LiveUpdateError('ENOENT', 'no handler of this compatible is registered', context);
     }
-    if (this.#files.has(token)) throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
+    if (this.#files.has(key(token)))
+      throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
     const args = new Args(owner.handler, undefined, data);
-    this.#files.set(token, new PreservedFile(token, owner, NO_FLBS, args, 'incoming'));
+    this.#files.set(key(token), new PreservedFile(token, owner, NO_FLBS, args, 'incoming'));
     owner.files++;
   }
 
-  /** @throws ENOENT, what retrieve() throws or threw, EIO when it made no file. */
+  /** @throws EINVAL, ENOENT, what retrieve() throws or threw, EIO when it made no file. */
   *retrieve(token: Token): Steps<unknown> {
-    const record = this.#files.get(token);
+    if (!isU64(token)) throw this.#refuse('EINVAL', 'retrieve', NO_TOKEN);
+    const record = this.#files.get(key(token));
     if (record === undefined) throw this.#refuse('ENOENT', 'retrieve', 'no file has this token', token);
-    if (record.error !== undefined) throw record.error;
     const { args, owner } = record;
-    if (args.retrieveStatus > 0) return args.file;
+    if (record.state === 'failed') throw this.#failures.get(record);
+    if (record.state === 'retrieved') return args.file;
     try {
       const pending = owner.handler.ops.retrieve(args);
       if (isThenable(pending)) yield pending;
@@ -306,9 +326,7 @@ export class FileSet {
       throw this.#failRetrieve(record, error);
     }
     try {
-      const identity = identify(owner.handler, args.file);
-      // A handler may hand out a file that somebody holds already; that one stays the owner of the identity.
-      if (!this.#shared.identities.has(identity)) this.#claim(record, identity);
+      this.#shared.identities.note(record, identify(owner.handler, args.file), this.#retrieved);
     } catch (error) {
       throw this.#failRetrieve(record, error);
     }
@@ -318,10 +336,11 @@ export class FileSet {
   }
 
   #failRetrieve(record: PreservedFile, error: unknown): LiveUpdateError {
-    record.error = this.#context(error, 'retrieve', record.token, record.owner);
-    record.args.retrieveStatus = record.error.errno;
+    const failure = this.#context(error, 'retrieve', record.token, record.owner);
+    this.#failures.set(record, failure);
+    record.args.retrieveStatus = failure.errno;
     record.state = nextState(record.state, 'retrieveFailed');
-    return record.error;
+    return failure;
   }
 
   /** Asks every canFinish(), in order, until one says no. Returns that file's token. @throws what canFinish() throws. */
@@ -360,24 +379,16 @@ export class FileSet {
       for (let f = flbs.length - 1; f >= 0; f--) {
         faults = yield* this.#shared.flbs.finishFile(flbs[f]!, faults, this.#session, record.token);
       }
-      this.#release(record);
+      this.#shared.identities.release(record);
       owner.files--;
     }
     this.#files.clear();
+    this.#failures.clear();
+    this.#shared.identities.forget(this.#retrieved);
     return faults;
   }
 
   // ---- small things -------------------------------------------------------------------------------------------
-
-  #claim(record: PreservedFile, identity: unknown): void {
-    record.identity = identity;
-    this.#shared.identities.set(identity, record);
-  }
-
-  #release(record: PreservedFile): void {
-    const { identities } = this.#shared;
-    if (identities.get(record.identity) === record) identities.delete(record.identity);
-  }
 
   #refuse(
     code: 'EINVAL' | 'EEXIST' | 'EBADF' | 'ENOENT' | 'EBUSY' | 'EIO',

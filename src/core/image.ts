@@ -72,11 +72,7 @@ function restoreSession(orchestrator: Orchestrator, { name, files }: SerializedS
   if (!isSessionName(name)) throw bad(`'${name}' is no session's name`);
   if (!Array.isArray(files)) throw bad(`the files of session '${name}' are no list`);
   const record = orchestrator.restoreSession(name);
-  for (const file of files) {
-    if (!isCompatible(file.compatible))
-      throw bad(`'${file.compatible}' in session '${name}' is no compatible`);
-    record.files.restore(file);
-  }
+  for (const file of files) record.files.restore(file);
   return files.length;
 }
 

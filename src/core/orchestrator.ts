@@ -16,6 +16,7 @@ import { FaultReporter, inContext } from './faults.js';
 import { FileSet, type Shared } from './file.js';
 import { FlbRegistry } from './flb.js';
 import { HandlerRegistry } from './handler.js';
+import { Identities } from './identities.js';
 import { Gate, Mutex } from './lock.js';
 import { isSessionName, SESSION_NAME_BYTES } from './names.js';
 import { Runner } from './sequence.js';
@@ -57,7 +58,12 @@ export class Orchestrator {
     this.faults = new FaultReporter(onError);
     this.flbs = new FlbRegistry(this.runner, this.faults);
     this.handlers = new HandlerRegistry(this.flbs);
-    this.#shared = { handlers: this.handlers, flbs: this.flbs, faults: this.faults, identities: new Map() };
+    this.#shared = {
+      handlers: this.handlers,
+      flbs: this.flbs,
+      faults: this.faults,
+      identities: new Identities(),
+    };
   }
 
   get enabled(): boolean {

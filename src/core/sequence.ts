@@ -35,42 +35,70 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
   );
 }
 
+/** What an operation passes on its way in and out: the locks it needs. */
+export interface Door {
+  /** For `steps`: at once (undefined), or when the promise resolves. When it throws or rejects, nothing is held. */
+  enter(steps: Steps<unknown>): PromiseLike<unknown> | undefined;
+  /** Called once for each enter() that succeeded, when the operation has ended in whatever way. */
+  leave(): void;
+}
+
 /** Drives the operations of one orchestrator and knows which of them are on the stack. */
 export class Runner {
   readonly #stack: Steps<unknown>[] = [];
 
-  /** Runs `steps` synchronously until the first promise, and the rest after it. */
-  run<T>(steps: Steps<T>): MaybePromise<T> {
-    this.#stack.push(steps);
-    let step: IteratorResult<PromiseLike<unknown>, T>;
+  /** Runs `steps`, inside `door` if there is one: synchronously until the first promise, and the rest after it. */
+  run<T>(steps: Steps<T>, door?: Door): MaybePromise<T> {
+    const stack = this.#stack;
+    stack.push(steps);
+    let inside = false;
+    let later = false;
     try {
-      step = steps.next();
+      const entry = door?.enter(steps);
+      if (entry !== undefined) return this.#enterLater(steps, entry, door!);
+      inside = true;
+      const step = steps.next();
+      if (step.done === true) return step.value;
+      later = true;
+      return this.#settle(steps, step.value, door);
     } finally {
-      this.#stack.pop();
+      stack.pop();
+      if (inside && !later) door?.leave();
     }
-    return step.done === true ? step.value : this.#settle(steps, step.value);
   }
 
-  async #settle<T>(steps: Steps<T>, first: PromiseLike<unknown>): Promise<T> {
+  async #enterLater<T>(steps: Steps<T>, entry: PromiseLike<unknown>, door: Door): Promise<T> {
+    await entry;
+    return this.run(steps, { enter: () => undefined, leave: () => door.leave() });
+  }
+
+  async #settle<T>(steps: Steps<T>, first: PromiseLike<unknown>, door: Door | undefined): Promise<T> {
     let pending = first;
-    for (;;) {
-      let failed = false;
-      let outcome: unknown;
-      try {
-        outcome = await pending;
-      } catch (error) {
-        failed = true;
-        outcome = error;
+    try {
+      for (;;) {
+        let failed = false;
+        let outcome: unknown;
+        try {
+          outcome = await pending;
+        } catch (error) {
+          failed = true;
+          outcome = error;
+        }
+        const step = this.#resume(steps, failed, outcome);
+        if (step.done === true) return step.value;
+        pending = step.value;
       }
-      this.#stack.push(steps);
-      let step: IteratorResult<PromiseLike<unknown>, T>;
-      try {
-        step = failed ? steps.throw(outcome) : steps.next(outcome);
-      } finally {
-        this.#stack.pop();
-      }
-      if (step.done === true) return step.value;
-      pending = step.value;
+    } finally {
+      door?.leave();
+    }
+  }
+
+  #resume<T>(steps: Steps<T>, failed: boolean, outcome: unknown): IteratorResult<PromiseLike<unknown>, T> {
+    this.#stack.push(steps);
+    try {
+      return failed ? steps.throw(outcome) : steps.next(outcome);
+    } finally {
+      this.#stack.pop();
     }
   }
 

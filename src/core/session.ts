@@ -31,9 +31,9 @@
 import { LiveUpdateError } from './errors.js';
 import { type Faults, inContext } from './faults.js';
 import type { Orchestrator, SessionRecord } from './orchestrator.js';
-import type { Steps } from './sequence.js';
+import type { Door, Steps } from './sequence.js';
 import { admit, SESSION_STATES, type SessionOperation, type SessionState } from './states.js';
-import type { MaybePromise, Token } from './types.js';
+import type { MaybePromise, SerializedFile, Token } from './types.js';
 
 export class Session implements AsyncDisposable {
   readonly name: string;
@@ -41,6 +41,7 @@ export class Session implements AsyncDisposable {
   readonly isIncoming: boolean;
   readonly #orchestrator: Orchestrator;
   readonly #record: SessionRecord;
+  readonly #doors: Readonly<Record<'preserve' | 'unpreserve' | 'retrieve' | 'finish' | 'close', Door>>;
 
   /** @internal Sessions come from createSession() and retrieveSession(). */
   constructor(orchestrator: Orchestrator, record: SessionRecord) {
@@ -48,6 +49,13 @@ export class Session implements AsyncDisposable {
     this.isIncoming = record.direction === 'incoming';
     this.#orchestrator = orchestrator;
     this.#record = record;
+    this.#doors = {
+      preserve: new SessionDoor(orchestrator, record, 'preserve'),
+      unpreserve: new SessionDoor(orchestrator, record, 'unpreserve'),
+      retrieve: new SessionDoor(orchestrator, record, 'retrieve'),
+      finish: new SessionDoor(orchestrator, record, 'finish'),
+      close: new SessionDoor(orchestrator, record, 'close'),
+    };
   }
 
   get state(): SessionState {
@@ -70,18 +78,8 @@ export class Session implements AsyncDisposable {
    * - what flb.preserve() or handler.preserve() failed with; EINVAL when they leave data that is no u64
    */
   preserve(file: unknown, token: Token): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#preserve(file, token));
-  }
-
-  *#preserve(file: unknown, token: Token): Steps<void> {
     this.#orchestrator.requireEnabled('preserve');
-    const entry = this.#enter('preserve');
-    if (entry !== undefined) yield entry;
-    try {
-      yield* this.#record.files.preserve(file, token);
-    } finally {
-      this.#leave();
-    }
+    return this.#orchestrator.runner.run(this.#record.files.preserve(file, token), this.#doors.preserve);
   }
 
   /**
@@ -93,17 +91,7 @@ export class Session implements AsyncDisposable {
    * @throws {LiveUpdateError} EINVAL: the session is incoming. ENOENT: no file has this token.
    */
   unpreserve(token: Token): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#unpreserve(token));
-  }
-
-  *#unpreserve(token: Token): Steps<void> {
-    const entry = this.#enter('unpreserve');
-    if (entry !== undefined) yield entry;
-    try {
-      yield* this.#record.files.unpreserve(token);
-    } finally {
-      this.#leave();
-    }
+    return this.#orchestrator.runner.run(this.#record.files.unpreserve(token), this.#doors.unpreserve);
   }
 
   /**
@@ -116,17 +104,8 @@ export class Session implements AsyncDisposable {
    * What handler.retrieve() failed with; EIO when it made no file.
    */
   retrieve<File = unknown>(token: Token): MaybePromise<File> {
-    return this.#orchestrator.runner.run(this.#retrieve(token)) as MaybePromise<File>;
-  }
-
-  *#retrieve(token: Token): Steps<unknown> {
-    const entry = this.#enter('retrieve');
-    if (entry !== undefined) yield entry;
-    try {
-      return yield* this.#record.files.retrieve(token);
-    } finally {
-      this.#leave();
-    }
+    const { runner } = this.#orchestrator;
+    return runner.run(this.#record.files.retrieve(token), this.#doors.retrieve) as MaybePromise<File>;
   }
 
   /**
@@ -141,27 +120,45 @@ export class Session implements AsyncDisposable {
    * nothing is finished, try again. What a canFinish() threw; nothing is finished either.
    */
   finish(options: { reserved?: number } = {}): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#finish(options.reserved ?? 0));
+    const { runner } = this.#orchestrator;
+    return runner.run(this.#finish(options.reserved ?? 0), this.#doors.finish);
   }
 
   *#finish(reserved: number): Steps<void> {
     const record = this.#record;
-    const entry = this.#enter('finish');
-    if (entry !== undefined) yield entry;
-    let faults: Faults;
-    try {
-      this.#checkReserved('finish', reserved);
-      const token = yield* record.files.findUnfinishable();
-      if (token !== undefined) {
-        const context = { operation: 'finish', session: this.name, token };
-        throw new LiveUpdateError('EBUSY', 'canFinish() says no: nothing was finished', context);
-      }
-      faults = yield* record.files.finishAll();
-      record.state = 'finished';
-    } finally {
-      this.#leave();
+    this.#checkReserved('finish', reserved);
+    const token = yield* record.files.findUnfinishable();
+    if (token !== undefined) {
+      const context = { operation: 'finish', session: this.name, token };
+      throw new LiveUpdateError('EBUSY', 'canFinish() says no: nothing was finished', context);
     }
+    const faults = yield* record.files.finishAll();
+    record.state = 'finished';
     this.#orchestrator.faults.conclude(faults, { operation: 'finish', session: this.name });
+  }
+
+  /**
+   * Whether finish() would be refused now, without finishing anything: for those who commit several sessions together.
+   * Ours. Incoming sessions only.
+   *
+   * Callbacks, in order: canFinish() of each file in order of preservation, until one says no.
+   *
+   * @throws {LiveUpdateError} EINVAL: the session is outgoing. What a canFinish() threw.
+   */
+  canFinish(): MaybePromise<boolean> {
+    return this.#orchestrator.runner.run(this.#canFinish(), this.#doors.finish);
+  }
+
+  *#canFinish(): Steps<boolean> {
+    return (yield* this.#record.files.findUnfinishable()) === undefined;
+  }
+
+  /**
+   * One file as it would be written into an image now; undefined when no file has this token. Ours: for carriers that
+   * bring over before the freeze what is known by then. Takes no lock and calls nothing.
+   */
+  serialized(token: Token): SerializedFile | undefined {
+    return this.#record.files.serializedFile(token);
   }
 
   /**
@@ -184,32 +181,26 @@ export class Session implements AsyncDisposable {
    * @throws {LiveUpdateError} EBADF: it is closed already. What a canFinish() threw; the session is abandoned then.
    */
   close(): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#close());
+    return this.#orchestrator.runner.run(this.#close(), this.#doors.close);
   }
 
   *#close(): Steps<void> {
     const orchestrator = this.#orchestrator;
     const record = this.#record;
-    const entry = this.#enter('close');
-    if (entry !== undefined) yield entry;
     let faults: Faults;
-    try {
-      if (this.isIncoming) {
-        let refused = true;
-        try {
-          refused = (yield* record.files.findUnfinishable()) !== undefined;
-        } finally {
-          if (refused) record.state = 'abandoned';
-        }
-        if (refused) return;
-        faults = yield* record.files.finishAll();
-      } else {
-        faults = yield* record.files.unpreserveAll();
+    if (this.isIncoming) {
+      let refused = true;
+      try {
+        refused = (yield* record.files.findUnfinishable()) !== undefined;
+      } finally {
+        if (refused) record.state = 'abandoned';
       }
-      orchestrator.removeSession(record);
-    } finally {
-      this.#leave();
+      if (refused) return;
+      faults = yield* record.files.finishAll();
+    } else {
+      faults = yield* record.files.unpreserveAll();
     }
+    orchestrator.removeSession(record);
     orchestrator.faults.conclude(faults, { operation: 'close', session: this.name });
   }
 
@@ -218,63 +209,75 @@ export class Session implements AsyncDisposable {
     if (SESSION_STATES[this.state].close !== 'EBADF') await this.close();
   }
 
-  // ---- the way in, and the way out ----------------------------------------------------------------------------
+  #checkReserved(operation: string, reserved: number): void {
+    if (reserved === 0) return;
+    throw new LiveUpdateError('EINVAL', 'reserved must be 0', { operation, session: this.name });
+  }
+}
 
-  /**
-   * Gate, lock, table: at once (undefined), or when the promise resolves. Whoever is in must #leave().
-   * @throws EBADF, EINVAL, EBUSY, also as the promise's rejection; then nothing is held.
-   */
-  #enter(operation: SessionOperation): Promise<void> | undefined {
-    const { gate, runner } = this.#orchestrator;
-    const { lock, state } = this.#record;
+/** The way into a session and out again, for one operation: gate, lock, table. */
+class SessionDoor implements Door {
+  readonly #orchestrator: Orchestrator;
+  readonly #record: SessionRecord;
+  readonly #operation: SessionOperation;
+
+  constructor(orchestrator: Orchestrator, record: SessionRecord, operation: SessionOperation) {
+    this.#orchestrator = orchestrator;
+    this.#record = record;
+    this.#operation = operation;
+  }
+
+  /** @throws EBADF, EINVAL, EBUSY, also as the promise's rejection. */
+  enter(steps: Steps<unknown>): Promise<void> | undefined {
+    const { gate } = this.#orchestrator;
+    const { lock, state, name } = this.#record;
     // A closed handle leads nowhere, whatever the gate says.
-    if (SESSION_STATES[state][operation] === 'EBADF') admit(state, operation, this.name);
-    const me = runner.current;
+    if (SESSION_STATES[state][this.#operation] === 'EBADF') admit(state, this.#operation, name);
     let inside = false;
     try {
-      const passage = gate.enter(me);
-      if (passage !== undefined) return this.#enterLater(operation, me, passage);
+      const passage = gate.enter(steps);
+      if (passage !== undefined) return this.#enterLater(steps, passage);
       inside = true;
-      const turn = lock.acquire(me);
-      if (turn !== undefined) return this.#admitLater(operation, turn);
+      const turn = lock.acquire(steps);
+      if (turn !== undefined) return this.#admitLater(turn);
     } catch (error) {
       if (inside) gate.leave();
-      throw inContext(error, { operation, session: this.name });
+      throw this.#inContext(error);
     }
-    this.#admitOrLeave(operation);
+    this.#admit();
     return undefined;
   }
 
-  async #enterLater(operation: SessionOperation, me: Steps<unknown>, passage: Promise<void>): Promise<void> {
+  async #enterLater(steps: Steps<unknown>, passage: Promise<void>): Promise<void> {
     try {
       await passage;
     } catch (error) {
-      throw inContext(error, { operation, session: this.name });
+      throw this.#inContext(error);
     }
-    await this.#admitLater(operation, this.#record.lock.acquire(me));
+    await this.#admitLater(this.#record.lock.acquire(steps));
   }
 
-  async #admitLater(operation: SessionOperation, turn: Promise<void> | undefined): Promise<void> {
+  async #admitLater(turn: Promise<void> | undefined): Promise<void> {
     await turn;
-    this.#admitOrLeave(operation);
+    this.#admit();
   }
 
-  #admitOrLeave(operation: SessionOperation): void {
+  /** The table. Whoever is not admitted leaves. */
+  #admit(): void {
     try {
-      admit(this.#record.state, operation, this.name);
+      admit(this.#record.state, this.#operation, this.#record.name);
     } catch (error) {
-      this.#leave();
+      this.leave();
       throw error;
     }
   }
 
-  #leave(): void {
+  leave(): void {
     this.#record.lock.release();
     this.#orchestrator.gate.leave();
   }
 
-  #checkReserved(operation: string, reserved: number): void {
-    if (reserved === 0) return;
-    throw new LiveUpdateError('EINVAL', 'reserved must be 0', { operation, session: this.name });
+  #inContext(error: unknown): LiveUpdateError {
+    return inContext(error, { operation: this.#operation, session: this.#record.name });
   }
 }
