@@ -60,7 +60,7 @@ export class World {
       canFinish(args): MaybePromise<boolean> {
         const what = args.file?.name ?? `#${args.serializedData}`;
         trace.push(`${compatible}.canFinish(${what},${args.retrieveStatus})`);
-        return (behaviour['canFinish']?.() ?? true) as MaybePromise<boolean>;
+        return (behaviour.canFinish?.() ?? true) as MaybePromise<boolean>;
       },
       finish: (args) => note('finish', args),
       ...more,
