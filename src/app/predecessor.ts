@@ -1,0 +1,339 @@
+/**
+ * The old image's part of an update: preserve while serving, freeze, halt, and leave or go on.
+ *
+ *   state       what may happen                                   next
+ *   preserving  records cross in passes, the program serves       preserved, ended
+ *   preserved   new connections wait for the next pass            freezing, ended
+ *   freezing    'freeze' listeners run, one catch-up pass         frozen, ended
+ *   frozen      nothing: the event loop is halted                 ended
+ *   ended       the image left, or serves on as before
+ *
+ * Halting is the heart of it. From the moment the freeze begins the event loop does not turn until luod gives the verdict:
+ * no byte is read, none that libuv still has to write leaves, no timer changes the state that was just saved. The old
+ * kernel does not run after its freeze either. So there is nothing to pause and, when the update is called off, nothing
+ * to take up again: the loop just goes on, and the sockets have kept what came.
+ *
+ * Unhappy paths: whatever fails before the freeze is told to luod and leaves the program untouched. A failing freeze
+ * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides, but
+ * only after the successor can no longer set it: when the direct wire has ended.
+ */
+
+import { LiveUpdateError } from '../core/errors.js';
+import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
+import type { Image, SerializedFile, Token } from '../core/types.js';
+import type { Handover } from '../handlers/carried.js';
+import { type Connection, severConnection, watchEnd } from '../handlers/connection.js';
+import { Memory } from '../handlers/memory.js';
+import { encodeHandover } from '../handover/codec.js';
+import { isCommitted } from '../handover/commit-word.js';
+import { writeImageFile } from '../handover/image-file.js';
+import { type ErrorReport, now, type OldToSuccessor, toWire } from '../handover/protocol.js';
+import { OutgoingRecords, type Pass } from '../handover/records.js';
+import { Wire } from '../handover/wire.js';
+import { closeFd } from '../linux/fd.js';
+import { waitReadable } from '../linux/scm-rights.js';
+import { FILE_TOKEN, type Kept, KeptListener } from './kept.js';
+import type { LuodLink } from './luod-link.js';
+
+/** Records of one pass: enough to be quick, few enough to leave the program its turn in between. */
+const PASS_FILES = 512;
+/** Passes on their way without an answer. */
+const PASS_WINDOW = 2;
+/** How long the frozen image waits for a successor that does not read. luod's own deadline is the real one. */
+const FLUSH_MS = 10_000;
+
+type State = 'preserving' | 'preserved' | 'freezing' | 'frozen' | 'ended';
+
+export type Verdict = 'finish' | 'unfreeze';
+
+export interface PredecessorOptions {
+  readonly orchestrator: LiveUpdate;
+  readonly handover: Handover;
+  readonly kept: readonly Kept[];
+  readonly link: LuodLink;
+  readonly directFd: number;
+  readonly commitFd: number;
+  /** Runs the program's 'freeze' listeners. */
+  readonly announceFreeze: () => Promise<void>;
+}
+
+interface OpenSession {
+  readonly kept: Kept;
+  readonly session: Session;
+}
+
+export class Predecessor {
+  readonly #options: PredecessorOptions;
+  readonly #direct: Wire;
+  readonly #sessions: OpenSession[] = [];
+  #state: State = 'preserving';
+  #directEnded = false;
+  #unanswered = 0;
+  #answered: (() => void) | undefined;
+  #fresh: { session: Session; token: Token; connection: Connection }[] = [];
+  #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
+  #telling = false;
+  #files = 0;
+
+  constructor(options: PredecessorOptions) {
+    this.#options = options;
+    options.handover.outgoing = new OutgoingRecords();
+    this.#direct = new Wire(options.directFd, {
+      message: () => {
+        this.#unanswered--;
+        this.#answered?.();
+      },
+      closed: () => {
+        this.#directEnded = true;
+        this.#answered?.();
+      },
+    });
+  }
+
+  get isFrozen(): boolean {
+    return this.#state === 'frozen';
+  }
+
+  #send(message: OldToSuccessor, fds: readonly number[] = []): void {
+    this.#direct.send(toWire(message), fds);
+  }
+
+  #check(): void {
+    if (this.#state === 'ended') throw new LiveUpdateError('ECANCELED', 'the update was called off');
+    if (this.#directEnded) throw new LiveUpdateError('EPIPE', 'the successor is gone');
+  }
+
+  /**
+   * Preserves everything and sends it, while the program serves.
+   * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; EBUSY for a
+   *   closed listener with live connections; ECANCELED when called off; EPIPE when the successor is gone.
+   */
+  async preserve(): Promise<{ files: number; bytes: number }> {
+    let bytes = 0;
+    for (const kept of order(this.#options.kept)) {
+      const session = await this.#options.orchestrator.createSession(kept.session);
+      this.#sessions.push({ kept, session });
+      await session.preserve(kept.file, FILE_TOKEN);
+      this.#files++;
+      let batch: Token[] = [FILE_TOKEN];
+      if (kept instanceof KeptListener) {
+        kept.onConnection((token, connection) => this.#fresh.push({ session, token, connection }));
+        // A copy: connections come and go at each turn that a pass gives the program.
+        for (const [token, connection] of [...kept.connections]) {
+          if (!this.#preserveConnection(session, token, connection)) continue;
+          batch.push(token);
+          if (batch.length < PASS_FILES) continue;
+          bytes += await this.#pass(session, batch);
+          batch = [];
+        }
+      }
+      bytes += await this.#pass(session, batch);
+    }
+    bytes += await this.#catchUp();
+    this.#send({ type: 'precopied' });
+    this.#state = 'preserved';
+    return { files: this.#files, bytes };
+  }
+
+  #preserveConnection(session: Session, token: Token, connection: Connection): boolean {
+    if (!connection.isOpen) return false;
+    const preserved = session.preserve(connection, token);
+    if (preserved !== undefined) throw new LiveUpdateError('EINVAL', 'a connection is preserved in one go');
+    this.#files++;
+    watchEnd(connection, () => {
+      session.unpreserve(token);
+      this.#files--;
+      this.#tellClosed();
+    });
+    return true;
+  }
+
+  /** One message for all that ended in this turn of the loop. */
+  #tellClosed(): void {
+    if (this.#telling) return;
+    this.#telling = true;
+    setImmediate(() => {
+      this.#telling = false;
+      const { outgoing } = this.#options.handover;
+      if (!outgoing.hasDropped || this.#direct.isOpen === false || this.#state === 'frozen') return;
+      try {
+        this.#send({ type: 'closed', handles: outgoing.takeDropped() });
+      } catch (error) {
+        // The successor does not read or is gone: luod's deadline or its exit ends the update.
+        this.#options.link.report('preserve', LiveUpdateError.from(error));
+      }
+    });
+  }
+
+  async #catchUp(): Promise<number> {
+    let bytes = 0;
+    while (this.#fresh.length > 0) {
+      const fresh = this.#fresh.splice(0, PASS_FILES);
+      const batches = new Map<Session, Token[]>();
+      for (const { session, token, connection } of fresh) {
+        if (!this.#preserveConnection(session, token, connection)) continue;
+        const batch = batches.get(session);
+        if (batch === undefined) batches.set(session, [token]);
+        else batch.push(token);
+      }
+      for (const [session, tokens] of batches) bytes += await this.#pass(session, tokens);
+    }
+    return bytes;
+  }
+
+  async #pass(session: Session, tokens: readonly Token[]): Promise<number> {
+    this.#check();
+    const files: SerializedFile[] = [];
+    for (const token of tokens) {
+      // One that ended since is unpreserved already.
+      const file = session.serialized(token);
+      if (file !== undefined) files.push(file);
+    }
+    const pass = this.#options.handover.outgoing.takeChanged();
+    const image: Image = {
+      compatible: IMAGE_COMPATIBLE,
+      liveupdateNumber: 0n,
+      sessions: [{ name: session.name, files }],
+      flbs: [],
+    };
+    const bytes = this.#sendImage({ type: 'precopy' }, image, pass);
+    this.#unanswered++;
+    while (this.#unanswered >= PASS_WINDOW) {
+      await new Promise<void>((resolve) => {
+        this.#answered = resolve;
+      });
+      this.#answered = undefined;
+      this.#check();
+    }
+    return bytes;
+  }
+
+  #sendImage(message: OldToSuccessor, image: Image, pass: Pass): number {
+    const encoded = encodeHandover({ image, records: pass.records });
+    const memfd = writeImageFile(encoded);
+    try {
+      this.#send(message, [memfd, ...pass.fds]);
+    } finally {
+      closeFd(memfd);
+    }
+    return encoded.length;
+  }
+
+  /**
+   * Freezes, sends the rest, halts until the verdict. Returns only when the update was called off and the program serves
+   * on, or with 'finish' for the caller to leave at once, without a turn of the event loop.
+   * @throws {LiveUpdateError} the errno of the freeze callback or listener that failed; the program serves on.
+   */
+  async freeze(): Promise<Verdict> {
+    this.#state = 'freezing';
+    const at = now();
+    await this.#options.announceFreeze();
+    await this.#catchUp();
+    this.#check();
+    const { orchestrator, handover, link } = this.#options;
+    for (const { session, token, connection } of this.#fresh.splice(0)) {
+      this.#preserveConnection(session, token, connection);
+    }
+    const rebooted = orchestrator.reboot();
+    const image = rebooted !== undefined && 'then' in rebooted ? await rebooted : rebooted;
+    this.#check();
+    if (image === undefined)
+      throw new LiveUpdateError('EOPNOTSUPP', 'live update is switched off in this program');
+    this.#state = 'frozen';
+    // From here to the verdict there is no await: the loop must not turn.
+    const bytes = this.#sendImage(
+      { type: 'frozen', at, dropped: handover.outgoing.takeDropped() },
+      image,
+      handover.outgoing.takeLast(),
+    );
+    this.#direct.flushNow(FLUSH_MS);
+    link.send({
+      type: 'frozen',
+      at,
+      sentAt: now(),
+      files: this.#files,
+      bytes,
+      connections: this.#connectionCount(),
+    });
+    return this.#halt();
+  }
+
+  #connectionCount(): number {
+    let count = 0;
+    for (const { kept } of this.#sessions) if (kept instanceof KeptListener) count += kept.connections.size;
+    return count;
+  }
+
+  #halt(): Verdict {
+    const { link, commitFd } = this.#options;
+    try {
+      link.flushNow(FLUSH_MS);
+    } catch (error) {
+      // luod died: the loop below sees its end and lets the commit word decide.
+      if (link.isOpen) throw error;
+    }
+    while (this.#verdict === undefined) {
+      if (link.isOpen) {
+        waitReadable(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd], -1);
+        link.receiveNow();
+        if (!this.#directEnded) this.#direct.receiveNow();
+      } else if (!this.#directEnded) {
+        waitReadable([this.#direct.fd], -1);
+        this.#direct.receiveNow();
+      } else {
+        const reason = { code: 'EPIPE', message: 'luod died during the cut' };
+        this.#verdict = isCommitted(commitFd)
+          ? { kind: 'finish', reason: undefined }
+          : { kind: 'unfreeze', reason };
+      }
+    }
+    return this.#verdict.kind;
+  }
+
+  /** luod's verdict; takes effect when the halted image looks, or at once when it is not frozen. */
+  decide(kind: Verdict, reason: ErrorReport | undefined): void {
+    this.#verdict ??= { kind, reason };
+  }
+
+  get reason(): ErrorReport | undefined {
+    return this.#verdict?.reason;
+  }
+
+  /** After the commit: nothing this process still does may reach what the successor owns. */
+  sever(): void {
+    this.#state = 'ended';
+    for (const { kept } of this.#sessions) {
+      if (kept instanceof KeptListener)
+        for (const connection of kept.connections.values()) severConnection(connection);
+      if (kept.file instanceof Memory) kept.file.sever();
+    }
+  }
+
+  /** Takes everything back: the program serves on as if no update had been tried. */
+  async rollback(): Promise<void> {
+    const { orchestrator, handover, commitFd } = this.#options;
+    const wasFrozen = this.#state === 'frozen';
+    if (this.#state === 'ended') return;
+    this.#state = 'ended';
+    this.#answered?.();
+    if (wasFrozen) await orchestrator.cancelReboot();
+    for (const { kept, session } of this.#sessions.splice(0).reverse()) {
+      if (kept instanceof KeptListener) {
+        kept.onConnection(undefined);
+        for (const connection of kept.connections.values()) watchEnd(connection, undefined);
+      }
+      await session.close();
+    }
+    handover.outgoing = new OutgoingRecords();
+    this.#direct.close();
+    closeFd(commitFd);
+  }
+}
+
+/**
+ * Sessions freeze in the order of their creation. Things whose handlers may be asynchronous come first, so that the
+ * built-in ones freeze in one go right before the halt, with no turn of the loop in between.
+ */
+function order(kept: readonly Kept[]): Kept[] {
+  return [...kept].sort((a, b) => Number(a.kind !== 'keep') - Number(b.kind !== 'keep'));
+}

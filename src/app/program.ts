@@ -1,0 +1,517 @@
+/**
+ * The life of one image of a program: what it keeps, where that came from, and how it goes on to the next image. There is
+ * one `Program` in a process; it owns the orchestrator and every event of an update meets here.
+ *
+ *   born         fresh: nothing came · successor: from a live image · restored: from what luod held for a dead one
+ *   claiming     state(), memory(), listen(), keep() give what came, or make it
+ *   serving      after ready()
+ *   updating     luod began an update: a `Predecessor` is at work
+ *
+ * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
+ */
+import { EventEmitter } from 'node:events';
+import { Server as HttpServer } from 'node:http';
+import { type ListenOptions, Server, Socket } from 'node:net';
+import { Server as TlsServer } from 'node:tls';
+import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdate } from '../core/index.js';
+import { type Resolvers, withResolvers } from '../core/resolvers.js';
+import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
+import { Connection, connectionHandler } from '../handlers/connection.js';
+import { Listener, listenerHandler } from '../handlers/listener.js';
+import { Memory, memoryHandler } from '../handlers/memory.js';
+import { State, stateHandler } from '../handlers/state.js';
+import { ENV_IMAGE, ENV_SOCKET, type ErrorReport, type LuodToImage } from '../handover/protocol.js';
+import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
+import { connectionOf, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { LuodLink } from './luod-link.js';
+import { Predecessor } from './predecessor.js';
+import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
+
+export interface LiveUpdateOptions {
+  /** luod's socket. Default: `LIVEUPDATE_SOCKET` of the environment, which luod sets. */
+  socket?: string;
+}
+
+/** Where this image came from. */
+export type Origin = 'fresh' | 'update' | 'crash';
+
+export interface ProgramEvents {
+  /** The cut is about to come. Listeners may be asynchronous; all are awaited, inside the blackout. */
+  freeze: [];
+  /** The cut was called off after the freeze; the program serves on. */
+  unfreeze: [];
+  /** The update was called off; the program serves on. */
+  rollback: [reason: ErrorReport];
+  /**
+   * The next image has taken over; this one exits when the listeners return. What they write to memory or to
+   * connections reaches nobody.
+   */
+  finish: [];
+  /** luod is gone; the program serves on, and nothing can replace it. */
+  orphaned: [];
+}
+
+export interface ReadyOptions {
+  /** Sessions ('state:hits', 'listener:chat', ...) that came in and that this version gives up on purpose. */
+  drop?: readonly string[];
+}
+
+/** An update's refusal, for lu.update(). */
+interface Waiting {
+  reject(error: LiveUpdateError): void;
+}
+
+export class Program extends EventEmitter<ProgramEvents> {
+  /** The orchestrator of this image, for handlers and FLBs of the program's own. */
+  readonly orchestrator: LiveUpdate;
+  readonly #handover: Handover = {
+    incoming: new IncomingRecords({ exclusive: true }),
+    outgoing: new OutgoingRecords(),
+  };
+  readonly #handlers = new Map<string, CarriedFileHandler>();
+  readonly #kept = new Map<string, Kept>();
+  readonly #making = new Set<string>();
+  #link: LuodLink | undefined;
+  #incoming: Successor | Restored | undefined;
+  #origin: Origin = 'fresh';
+  #generation = 1;
+  #service = '';
+  #isReady = false;
+  #predecessor: Predecessor | undefined;
+  #updateOver: Resolvers<void> | undefined;
+  #waiting: Waiting | undefined;
+
+  private constructor() {
+    super();
+    this.orchestrator = new LiveUpdate();
+    for (const handler of [memoryHandler, stateHandler, listenerHandler, connectionHandler]) {
+      this.registerHandler(handler(this.#handover) as CarriedFileHandler);
+    }
+  }
+
+  /** @internal `liveupdate()` is the public door. */
+  static async start(options: LiveUpdateOptions): Promise<Program> {
+    const program = new Program();
+    const socket = options.socket ?? process.env[ENV_SOCKET];
+    const image = process.env[ENV_IMAGE];
+    // A secret of this image: its own children must not be taken for it.
+    delete process.env[ENV_IMAGE];
+    if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    return program;
+  }
+
+  async #join(socket: string, image: string): Promise<void> {
+    const { link, welcome } = await LuodLink.connect(socket, image);
+    this.#link = link;
+    const { message, fds } = welcome;
+    this.#service = message.service;
+    this.#generation = message.generation;
+    const options: IncomingOptions = {
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      handler: (compatible) => this.#handlers.get(compatible),
+    };
+    if (message.role === 'restarted') {
+      this.#origin = 'crash';
+      this.#incoming = new Restored(options, fds);
+    } else if (message.role === 'successor') {
+      this.#origin = 'update';
+      const [directFd, commitFd] = fds;
+      if (directFd === undefined || commitFd === undefined)
+        throw new LiveUpdateError('EPROTO', 'a welcome without descriptors');
+      this.#handover.incoming = new IncomingRecords({ exclusive: false });
+      this.#incoming = new Successor({
+        ...options,
+        directFd,
+        commitFd,
+        sendReady: () => link.send({ type: 'ready' }),
+        failed: (error) => link.report('retrieve', error),
+      });
+    }
+    link.listen({
+      message: (next, nextFds) => this.#take(next, nextFds),
+      closed: () => this.#lost(),
+    });
+    if (this.#incoming instanceof Successor) await this.#incoming.precopied;
+    if (this.#origin !== 'update') link.unref();
+    process.on('SIGHUP', () =>
+      this.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
+    );
+  }
+
+  /** 'fresh', 'update' (a live image handed over) or 'crash' (luod kept what the image before left). */
+  get origin(): Origin {
+    return this.#origin;
+  }
+
+  /** 1 for the first image of a service; each replacement counts one. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** The service's name at luod; empty without luod. */
+  get service(): string {
+    return this.#service;
+  }
+
+  /** Whether an update can replace this program: it runs under luod. */
+  get isManaged(): boolean {
+    return this.#link !== undefined;
+  }
+
+  /**
+   * Adds a handler for files of the program's own, for `keep()`.
+   * @throws {LiveUpdateError} EINVAL, EEXIST: see `LiveUpdate.registerFileHandler`.
+   */
+  registerHandler(handler: CarriedFileHandler): void {
+    this.orchestrator.registerFileHandler(handler);
+    this.#handlers.set(handler.compatible, handler);
+  }
+
+  /** Where handlers of the program's own find and put their records. */
+  get handover(): Handover {
+    return this.#handover;
+  }
+
+  /**
+   * A value that lives on in the next image: saved at the freeze by structured clone, and the same object for this
+   * program's whole life. Until `ready()` it is a preview of what the old image still changes.
+   *
+   * @param make Makes the first one. It must return an object (also an array, Map or Set).
+   * @throws {LiveUpdateError} EINVAL for a bad name or a value that cannot be cloned; EEXIST for a name that is in use.
+   */
+  async state<T extends object>(name: string, make: () => T | Promise<T>): Promise<T> {
+    const kept = await this.#keep<State>(
+      'state',
+      name,
+      async () => State.create<object>(await make()),
+      State,
+    );
+    return kept.value as T;
+  }
+
+  /**
+   * Memory of `size` bytes that is the same pages in the next image, at no cost. Zero at first. Until `ready()` it can
+   * be read but not written (a write is a crash: SIGSEGV).
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name or size, or a size other than that of the memory that came; EFBIG for
+   *   more than one view can map; EEXIST; ENOMEM.
+   */
+  async memory(name: string, size: number): Promise<ArrayBuffer> {
+    const kept = await this.#keep('memory', name, () => Memory.create(name, size), Memory);
+    if (kept.size !== size) {
+      throw new LiveUpdateError('EINVAL', `it has ${kept.size} bytes, and ${size} were asked for`, {
+        operation: 'memory',
+        session: sessionName('memory', name),
+      });
+    }
+    return kept.buffer;
+  }
+
+  /**
+   * Makes `server` listen, or gives it the listener of the image before with its live connections: each of them is emitted as
+   * 'connection' when `ready()` has committed. Resolves with the address.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name or options, EEXIST for a name in use, EOPNOTSUPP for TLS and HTTP
+   *   servers, the errno of bind(2) and listen(2).
+   */
+  async listen(name: string, server: Server, options: ListenOptions): Promise<Listener['address']> {
+    if (server instanceof TlsServer || server instanceof HttpServer) {
+      throw new LiveUpdateError(
+        'EOPNOTSUPP',
+        'the connections of TLS and HTTP servers cannot be carried yet',
+        { operation: 'listen' },
+      );
+    }
+    const session = sessionName('listener', name);
+    if (server.listening)
+      throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
+    const incoming = this.#claiming;
+    const listener = await this.#keep(
+      'listener',
+      name,
+      () => Listener.open(server, options),
+      Listener,
+      (made) => {
+        const kept = new KeptListener(session, made);
+        kept.watch(server);
+        incoming?.claimConnections(kept);
+        return kept;
+      },
+    );
+    if (listener.server === undefined) listener.bind(server);
+    return listener.address;
+  }
+
+  /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
+  connection<S = unknown>(socket: Socket): Connection<S> {
+    const connection = connectionOf(socket);
+    if (connection === undefined) {
+      throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
+        operation: 'connection',
+      });
+    }
+    return connection as Connection<S>;
+  }
+
+  /**
+   * The general form: any live file that a registered handler takes. `create` makes it in the first image.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST; ENOENT when no handler takes what `create` returned.
+   */
+  async keep<T>(name: string, create: () => T | Promise<T>): Promise<T> {
+    const file = await this.#keep('keep', name, async () => toFile(await create()), Object);
+    return fromFile(file) as T;
+  }
+
+  get #claiming(): Successor | Restored | undefined {
+    return this.#isReady ? undefined : this.#incoming;
+  }
+
+  async #keep<T extends object>(
+    kind: Kind,
+    name: string,
+    make: () => T | Promise<T>,
+    type: { readonly prototype: T },
+    wrap: (file: T) => Kept = (file) => ({ session: sessionName(kind, name), kind, file }) as Kept,
+  ): Promise<T> {
+    const session = sessionName(kind, name);
+    if (this.#kept.has(session) || this.#making.has(session)) {
+      throw new LiveUpdateError('EEXIST', 'the name is in use in this program', { operation: kind, session });
+    }
+    this.#making.add(session);
+    try {
+      // What is made while an update is under way could not be claimed by the successor any more.
+      while (this.#updateOver !== undefined) await this.#updateOver.promise;
+      const came = this.#claiming?.claim(session);
+      if (came !== undefined && !(came instanceof (type as unknown as new () => T))) {
+        throw new LiveUpdateError('EINVAL', 'what came in under this name is of another kind', {
+          operation: kind,
+          session,
+        });
+      }
+      const file = (came as T | undefined) ?? (await make());
+      const kept = wrap(file);
+      this.#kept.set(session, kept);
+      if (came === undefined) this.#hold(kept);
+      return file;
+    } finally {
+      this.#making.delete(session);
+    }
+  }
+
+  /** Gives luod a duplicate, so that the file outlives a crash of this process. */
+  #hold({ session, file }: Kept): void {
+    const link = this.#link;
+    if (link === undefined || !link.isOpen) return;
+    for (const handler of this.#handlers.values()) {
+      if (handler.custody === undefined || !handler.ops.canPreserve(handler, file)) continue;
+      const { bytes, fds } = handler.custody(file);
+      const record = Buffer.from(bytes).toString('base64');
+      link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
+      return;
+    }
+  }
+
+  /**
+   * The commit: everything this program claimed is its own, and the sockets begin to flow. In a successor this is what
+   * lets the old image freeze, so call it when the program could serve. Resolves when this image serves.
+   *
+   * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; the errno of whatever
+   *   failed in the cut. A successor should then exit: the old image serves on.
+   */
+  async ready(options: ReadyOptions = {}): Promise<void> {
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'ready() was called before', { operation: 'ready' });
+    const link = this.#link;
+    const incoming = this.#incoming;
+    const dropped = new Set(options.drop);
+    if (incoming instanceof Successor) {
+      const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
+      if (missing.length > 0) throw this.#failed(unclaimedError(missing));
+    }
+    try {
+      const report = await incoming?.finish(dropped);
+      this.#isReady = true;
+      this.#incoming = undefined;
+      // From here on nothing is a preview any more: a second image may map and change what this one uses.
+      this.#handover.incoming = new IncomingRecords({ exclusive: true });
+      for (const kept of this.#kept.values())
+        this.#resumeKept(kept, report !== undefined || incoming !== undefined);
+      if (report !== undefined) link?.send({ type: 'finished', ...report });
+      else link?.send({ type: 'ready' });
+      link?.unref();
+    } catch (error) {
+      throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
+    }
+  }
+
+  #resumeKept(kept: Kept, cameIn: boolean): void {
+    if (kept.kind === 'keep' && cameIn && kept.file instanceof Connection && kept.file.crossed)
+      kept.file.resume();
+  }
+
+  #failed(error: LiveUpdateError): LiveUpdateError {
+    this.#link?.report('retrieve', error);
+    return error;
+  }
+
+  /**
+   * Asks luod to replace this program by the same command, or by `command`. Never resolves when it succeeds: this
+   * process exits.
+   * @throws {LiveUpdateError} EOPNOTSUPP without luod; EBUSY while an update runs; the reason of a rollback.
+   */
+  async update(command?: readonly string[]): Promise<never> {
+    const link = this.#link;
+    if (link === undefined || !link.isOpen) {
+      throw new LiveUpdateError(
+        'EOPNOTSUPP',
+        'the program does not run under luod; start it with `luod run`',
+        { operation: 'update' },
+      );
+    }
+    if (this.#waiting !== undefined)
+      throw new LiveUpdateError('EBUSY', 'an update is under way', { operation: 'update' });
+    return new Promise<never>((_resolve, reject) => {
+      this.#waiting = { reject };
+      link.send({ type: 'update', id: 1, ...(command === undefined ? {} : { command: [...command] }) });
+    });
+  }
+
+  #take(message: LuodToImage, fds: number[]): void {
+    switch (message.type) {
+      case 'preserve':
+        this.#begin(fds);
+        break;
+      case 'freeze':
+        void this.#freeze();
+        break;
+      case 'unfreeze':
+        this.#predecessor?.decide('unfreeze', message.reason);
+        if (this.#predecessor?.isFrozen === false) void this.#rollback(message.reason);
+        break;
+      case 'finish':
+        this.#predecessor?.decide('finish', undefined);
+        break;
+      case 'updated': {
+        const waiting = this.#waiting;
+        this.#waiting = undefined;
+        const { error } = message.result as { error?: { code: string; message: string } };
+        waiting?.reject(
+          LiveUpdateError.from(
+            Object.assign(new Error(error?.message ?? 'the update failed'), { code: error?.code }),
+          ),
+        );
+        break;
+      }
+      default:
+        // A newer luod may say more than this version knows.
+        break;
+    }
+  }
+
+  #begin(fds: number[]): void {
+    const [directFd, commitFd] = fds;
+    const link = this.#link;
+    if (directFd === undefined || commitFd === undefined || link === undefined) return;
+    const predecessor = new Predecessor({
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      kept: [...this.#kept.values()],
+      link,
+      directFd,
+      commitFd,
+      announceFreeze: async () => {
+        for (const listener of this.listeners('freeze')) await listener();
+      },
+    });
+    this.#predecessor = predecessor;
+    this.#updateOver = withResolvers();
+    predecessor.preserve().then(
+      (sent) => {
+        if (this.#predecessor === predecessor && link.isOpen) link.send({ type: 'preserved', ...sent });
+      },
+      (error: unknown) => link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' })),
+    );
+  }
+
+  async #freeze(): Promise<void> {
+    const predecessor = this.#predecessor;
+    const link = this.#link;
+    if (predecessor === undefined || link === undefined) return;
+    try {
+      const verdict = await predecessor.freeze();
+      if (verdict === 'finish') this.#leave(predecessor);
+      else await this.#rollback(predecessor.reason ?? { code: 'ECANCELED', message: 'called off' });
+    } catch (error) {
+      // Not frozen (any more); luod calls the update off when it hears of it.
+      link.report('freeze', LiveUpdateError.from(error, { operation: 'freeze' }));
+    }
+  }
+
+  /** Without a turn of the event loop: it would accept connections and read bytes that are the successor's. */
+  #leave(predecessor: Predecessor): never {
+    predecessor.sever();
+    try {
+      this.emit('finish');
+    } finally {
+      process.exit(0);
+    }
+  }
+
+  async #rollback(reason: ErrorReport): Promise<void> {
+    const predecessor = this.#predecessor;
+    if (predecessor === undefined) return;
+    const wasFrozen = predecessor.isFrozen;
+    await predecessor.rollback();
+    this.#predecessor = undefined;
+    this.#updateOver?.resolve();
+    this.#updateOver = undefined;
+    if (wasFrozen) this.emit('unfreeze');
+    this.emit('rollback', reason);
+    if (this.#link?.isOpen) this.#link.send({ type: 'unfrozen' });
+  }
+
+  #lost(): void {
+    const predecessor = this.#predecessor;
+    if (predecessor === undefined) this.#orphan();
+    // A frozen image decides by the commit word; one that is not frozen yet has nobody left to hand over to.
+    else if (!predecessor.isFrozen)
+      void this.#rollback({ code: 'EPIPE', message: 'luod died' }).then(() => this.#orphan());
+  }
+
+  #orphan(): void {
+    // A successor that is not in charge yet must never come to be, because nobody could tell the old image.
+    if (this.#origin === 'update' && !this.#isReady) process.exit(1);
+    if (this.listenerCount('orphaned') > 0) this.emit('orphaned');
+    else
+      process.emitWarning(
+        'luod is gone: the program serves on, but nothing can update or restart it',
+        'LiveUpdateWarning',
+      );
+  }
+}
+
+/** A socket or server is kept as the file that its handler knows. */
+function toFile(value: unknown): object {
+  if (value instanceof Socket) return Connection.of(value);
+  if (value instanceof Server) return Listener.of(value);
+  if (typeof value !== 'object' || value === null) {
+    throw new LiveUpdateError('EINVAL', `keep() takes a live file, not ${typeof value}`, {
+      operation: 'keep',
+    });
+  }
+  return value;
+}
+
+function fromFile(file: object): unknown {
+  if (file instanceof Connection) return file.socket;
+  if (file instanceof Listener) {
+    if (file.server !== undefined) return file.server;
+    const server = new Server();
+    file.bind(server);
+    return server;
+  }
+  return file;
+}

@@ -1,0 +1,364 @@
+/**
+ * The new image's part of an update: adopt while the old image serves, take over at the cut.
+ *
+ *   state      what may happen                                          next
+ *   adopting   records come in passes; the program boots and claims     claimed
+ *   claimed    ready() was called; more records may come                cut
+ *   cut        the image came: deserialize, retrieve, commit, finish    done
+ *   done       the sockets flow
+ *
+ * Nothing of this can be seen from outside before the commit word is set: sockets are built but not read, memory is mapped
+ * read-only, the listener accepts nobody, no 'connection' is emitted. A successor that fails anywhere before it is simply
+ * killed by luod, and its duplicates of the descriptors go with it.
+ *
+ * An image that takes over from a dead one (luod held its listeners and memory) goes the same way, with the image already
+ * there and nobody to commit against.
+ */
+import { LiveUpdateError } from '../core/errors.js';
+import type { LiveUpdate, Session } from '../core/index.js';
+import { type Resolvers, withResolvers } from '../core/resolvers.js';
+import type { Image, SerializedFile, Token } from '../core/types.js';
+import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
+import { Connection } from '../handlers/connection.js';
+import { decodeHandover } from '../handover/codec.js';
+import { commit } from '../handover/commit-word.js';
+import { readImageFile } from '../handover/image-file.js';
+import { now, type OldToSuccessor, type SuccessorToOld, toWire } from '../handover/protocol.js';
+import type { IncomingRecords } from '../handover/records.js';
+import { Wire } from '../handover/wire.js';
+import { closeFd } from '../linux/fd.js';
+import { FILE_TOKEN, type KeptListener } from './kept.js';
+
+/** What `finished` tells luod. */
+export interface CutReport {
+  frozenAt: string;
+  retrievedAt: string;
+  committedAt: string;
+  resumedAt: string;
+  dropped: string[];
+  unfinished: string[];
+}
+
+export interface IncomingOptions {
+  readonly orchestrator: LiveUpdate;
+  readonly handover: Handover;
+  /** The handler for a `compatible`, if it is registered. */
+  readonly handler: (compatible: string) => CarriedFileHandler | undefined;
+}
+
+/** What came in and what the program has claimed of it; the part that both ways of taking over share. */
+abstract class Incoming {
+  protected readonly options: IncomingOptions;
+  readonly #claimed = new Map<string, KeptListener | undefined>();
+
+  constructor(options: IncomingOptions) {
+    this.options = options;
+  }
+
+  protected get records(): IncomingRecords {
+    return this.options.handover.incoming;
+  }
+
+  /** The names of the sessions that came in. */
+  abstract names(): Iterable<string>;
+  /** The file under token 0 of a session, built but not flowing; undefined when no such session came. */
+  abstract file(session: string): unknown;
+  /** Takes over: everything is finished when it resolves. */
+  abstract finish(dropped: ReadonlySet<string>): Promise<CutReport | undefined>;
+
+  /**
+   * Hands the file of `session` to the program, once.
+   * @returns undefined when no such session came in.
+   * @throws {LiveUpdateError} EEXIST when it was claimed before; the handler's errno when the file cannot be built.
+   */
+  claim(session: string): unknown {
+    if (this.#claimed.has(session)) throw new LiveUpdateError('EEXIST', 'claimed twice', { session });
+    const file = this.file(session);
+    if (file !== undefined) this.#claimed.set(session, undefined);
+    return file;
+  }
+
+  /** Where the connections of a claimed listener go. */
+  claimConnections(kept: KeptListener): void {
+    this.#claimed.set(kept.session, kept);
+  }
+
+  unclaimed(): string[] {
+    return [...this.names()].filter((name) => !this.#claimed.has(name));
+  }
+
+  protected listenerOf(session: string): KeptListener | undefined {
+    return this.#claimed.get(session);
+  }
+
+  protected isClaimed(session: string): boolean {
+    return this.#claimed.has(session);
+  }
+
+  protected build(file: SerializedFile): unknown {
+    const handler = this.options.handler(file.compatible);
+    if (handler === undefined) {
+      throw new LiveUpdateError('ENOENT', 'no such handler is registered in this program', {
+        handler: file.compatible,
+      });
+    }
+    const { adopt } = handler;
+    if (adopt === undefined) {
+      throw new LiveUpdateError('EOPNOTSUPP', 'the handler cannot build a file ahead of the cut', {
+        handler: file.compatible,
+      });
+    }
+    const handle = handleOf(file.data);
+    return this.records.adopt(handle, () => adopt(handle));
+  }
+}
+
+/** Takes over from what luod held for a dead image. */
+export class Restored extends Incoming {
+  readonly #files = new Map<string, SerializedFile>();
+  readonly #image: Image;
+
+  /** @throws {LiveUpdateError} EINVAL for a damaged handover. */
+  constructor(options: IncomingOptions, fds: number[]) {
+    super(options);
+    const { image, records } = readHandover(fds);
+    this.records.add(records, fds);
+    this.#image = image;
+    for (const { name, files } of image.sessions) {
+      const first = files.find((file) => file.token === FILE_TOKEN);
+      if (first !== undefined) this.#files.set(name, first);
+    }
+  }
+
+  names(): Iterable<string> {
+    return this.#files.keys();
+  }
+
+  file(session: string): unknown {
+    const file = this.#files.get(session);
+    if (file === undefined) return undefined;
+    return this.build(file);
+  }
+
+  async finish(): Promise<undefined> {
+    const { orchestrator } = this.options;
+    await orchestrator.deserialize(this.#image);
+    for (const { name, files } of this.#image.sessions) {
+      const session = await orchestrator.retrieveSession(name);
+      if (this.isClaimed(name)) for (const { token } of files) await session.retrieve(token);
+      await session.finish();
+      await session.close();
+    }
+  }
+}
+
+interface CutSession {
+  readonly name: string;
+  readonly session: Session;
+  readonly connections: { readonly token: Token; readonly connection: Connection }[];
+}
+
+export interface SuccessorOptions extends IncomingOptions {
+  readonly directFd: number;
+  readonly commitFd: number;
+  /** The program called ready(): tells luod, which lets the old image freeze. */
+  readonly sendReady: () => void;
+  /** The old image died before it handed over, or sent what cannot be read. */
+  readonly failed: (error: LiveUpdateError) => void;
+}
+
+/** Takes over from a live image. */
+export class Successor extends Incoming {
+  readonly #options: SuccessorOptions;
+  readonly #direct: Wire;
+  readonly #files = new Map<string, SerializedFile>();
+  readonly #handlers = new Map<number, CarriedFileHandler>();
+  readonly #precopied: Resolvers<void>;
+  readonly #frozen: Resolvers<{ image: Image; at: string }>;
+  #cut = false;
+
+  constructor(options: SuccessorOptions) {
+    super(options);
+    this.#options = options;
+    this.#precopied = withResolvers();
+    this.#frozen = withResolvers();
+    // Each is awaited only if the program gets there; the failure itself is told by `failed`.
+    this.#precopied.promise.catch(() => undefined);
+    this.#frozen.promise.catch(() => undefined);
+    this.#direct = new Wire(options.directFd, {
+      message: (message, fds) => this.#take(message as unknown as OldToSuccessor, fds),
+      closed: (error) => {
+        if (!this.#cut)
+          this.#fail(error ?? new LiveUpdateError('EPIPE', 'the old image died before it handed over'));
+      },
+    });
+  }
+
+  #fail(error: LiveUpdateError): void {
+    this.#precopied.reject(error);
+    this.#frozen.reject(error);
+    this.#options.failed(error);
+  }
+
+  /** When everything that can come before the freeze has come. */
+  get precopied(): Promise<void> {
+    return this.#precopied.promise;
+  }
+
+  #take(message: OldToSuccessor, fds: number[]): void {
+    try {
+      switch (message.type) {
+        case 'precopy':
+          this.#adopt(fds);
+          this.#direct.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
+          break;
+        case 'precopied':
+          this.#precopied.resolve();
+          break;
+        case 'closed':
+          for (const handle of message.handles) this.#abandon(handle);
+          break;
+        case 'frozen': {
+          this.#cut = true;
+          for (const handle of message.dropped) this.#abandon(handle);
+          const { image, records } = readHandover(fds);
+          this.records.add(records, fds);
+          this.#frozen.resolve({ image, at: message.at });
+          break;
+        }
+      }
+    } catch (error) {
+      this.#fail(LiveUpdateError.from(error, { operation: message.type }));
+    }
+  }
+
+  #adopt(fds: number[]): void {
+    const { image, records } = readHandover(fds);
+    this.records.add(records, fds);
+    for (const { name, files } of image.sessions) {
+      for (const file of files) {
+        if (file.token === FILE_TOKEN) this.#files.set(name, file);
+        const handler = this.options.handler(file.compatible);
+        // An unknown handler is refused by the orchestrator at the cut, or by the claim, with the names in it.
+        if (handler?.adopt === undefined) continue;
+        this.#handlers.set(handleOf(file.data), handler);
+        this.build(file);
+      }
+    }
+  }
+
+  #abandon(handle: number): void {
+    const adopted = this.records.adopted(handle);
+    if (adopted !== undefined) this.#handlers.get(handle)?.abandon?.(adopted);
+    this.#handlers.delete(handle);
+    this.records.drop(handle);
+  }
+
+  names(): Iterable<string> {
+    return this.#files.keys();
+  }
+
+  file(session: string): unknown {
+    const file = this.#files.get(session);
+    return file === undefined ? undefined : this.build(file);
+  }
+
+  async finish(dropped: ReadonlySet<string>): Promise<CutReport> {
+    this.#options.sendReady();
+    const { image, at } = await this.#frozen.promise;
+    const sessions = await this.#retrieve(image, dropped);
+    const retrievedAt = now();
+    await this.#checkFinish(sessions);
+    commit(this.#options.commitFd);
+    const committedAt = now();
+    const unfinished: string[] = [];
+    for (const { name, session } of sessions) {
+      try {
+        const finished = session.finish();
+        if (finished !== undefined) await finished;
+        const closed = session.close();
+        if (closed !== undefined) await closed;
+      } catch (error) {
+        // Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
+        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
+      }
+    }
+    for (const { name, connections } of sessions) this.#resume(name, connections);
+    const resumedAt = now();
+    this.#direct.close();
+    closeFd(this.#options.commitFd);
+    return { frozenAt: at, retrievedAt, committedAt, resumedAt, dropped: [...dropped], unfinished };
+  }
+
+  async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
+    const { orchestrator } = this.options;
+    const deserialized = orchestrator.deserialize(image);
+    if (deserialized !== undefined) await deserialized;
+    const sessions: CutSession[] = [];
+    for (const { name, files } of image.sessions) {
+      if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
+      const retrieved = orchestrator.retrieveSession(name);
+      const session = 'then' in retrieved ? await retrieved : retrieved;
+      const connections: CutSession['connections'] = [];
+      sessions.push({ name, session, connections });
+      if (!this.isClaimed(name)) continue;
+      for (const { token } of files) {
+        const result = session.retrieve(token);
+        const file = isPromise(result) ? await result : result;
+        if (token !== FILE_TOKEN && file instanceof Connection) connections.push({ token, connection: file });
+      }
+    }
+    return sessions;
+  }
+
+  async #checkFinish(sessions: readonly CutSession[]): Promise<void> {
+    for (const { name, session } of sessions) {
+      const answer = session.canFinish();
+      const can = typeof answer === 'boolean' ? answer : await answer;
+      if (!can)
+        throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
+    }
+  }
+
+  #resume(name: string, connections: CutSession['connections']): void {
+    const kept = this.listenerOf(name);
+    const server = kept?.file.server;
+    if (kept === undefined || server === undefined) return;
+    for (const { token, connection } of connections) {
+      kept.enter(token, connection);
+      try {
+        connection.resume(server);
+      } catch (error) {
+        // As in any accept: the program's own listener threw. The other connections must flow all the same.
+        process.nextTick(() => {
+          throw error;
+        });
+      }
+    }
+  }
+}
+
+/** Reads and checks a handover; the first descriptor is the file, the others stay in `fds`. */
+function readHandover(fds: number[]): ReturnType<typeof decodeHandover> {
+  const file = fds.shift();
+  if (file === undefined) throw new LiveUpdateError('EPROTO', 'a handover without its descriptor');
+  try {
+    return decodeHandover(readImageFile(file), { fdCount: fds.length });
+  } catch (error) {
+    for (const fd of fds.splice(0)) closeFd(fd);
+    throw error;
+  }
+}
+
+export function unclaimedError(names: readonly string[]): LiveUpdateError {
+  const list = names.map((name) => `'${name}'`).join(', ');
+  return new LiveUpdateError(
+    'EINVAL',
+    `${list} came from the version before and this one does not ask for it; claim it, or say ready({ drop: [${list}] })`,
+    { operation: 'ready' },
+  );
+}
+
+function isPromise(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
+}

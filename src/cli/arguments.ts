@@ -1,0 +1,62 @@
+/** What both commands do with their arguments: values that are checked at the door, and one clear line for a failure. */
+import { InvalidArgumentError, Option } from 'commander';
+import { LiveUpdateError } from '../core/errors.js';
+import type { Deadlines } from '../daemon/update.js';
+
+/** Exit codes: done, refused or rolled back, wrong usage. */
+export const EXIT_REFUSED = 1;
+export const EXIT_USAGE = 2;
+
+const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000 };
+
+/** `30`, `30s`, `500ms`, `2m` as milliseconds; a bare number is seconds. */
+export function duration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m)?$/.exec(text);
+  const ms = match === null ? Number.NaN : Math.round(Number(match[1]) * (UNITS[match[2] ?? 's'] as number));
+  if (!(ms > 0)) throw new InvalidArgumentError('Give a time above zero, like 30s, 500ms or 2m.');
+  return ms;
+}
+
+export function wholeNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Give a whole number, 0 or more.');
+  return Number(text);
+}
+
+/** The flags of the deadlines of an update, one for each phase. */
+export function deadlineOptions(): Option[] {
+  const option = (flag: string, text: string) => new Option(`--${flag} <time>`, text).argParser(duration);
+  return [
+    option('timeout', 'deadline of the whole update').default(30_000, '30s'),
+    option('spawn-timeout', 'until the new version has called liveupdate()'),
+    option('preserve-timeout', 'until it has called ready() and everything is preserved'),
+    option('freeze-timeout', 'until the running version is frozen'),
+    option('retrieve-timeout', 'until the new version has taken over'),
+    option('finish-timeout', 'until the old version has left, or goes on after a rollback'),
+  ];
+}
+
+export interface DeadlineFlags {
+  timeout: number;
+  spawnTimeout?: number;
+  preserveTimeout?: number;
+  freezeTimeout?: number;
+  retrieveTimeout?: number;
+  finishTimeout?: number;
+}
+
+export function toDeadlines(flags: DeadlineFlags): Deadlines {
+  return {
+    total: flags.timeout,
+    spawn: flags.spawnTimeout,
+    preserve: flags.preserveTimeout,
+    freeze: flags.freezeTimeout,
+    retrieve: flags.retrieveTimeout,
+    finish: flags.finishTimeout,
+  };
+}
+
+/** One line on stderr, and the exit code. */
+export function fail(command: string, error: unknown): void {
+  process.stderr.write(`${command}: ${LiveUpdateError.from(error).message}\n`);
+  process.exitCode = EXIT_REFUSED;
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env node
+/** luod: the daemon. `luod run -- CMD…` runs one program under it and ends with it. */
+import { basename } from 'node:path';
+import { Command, Option } from 'commander';
+import { LiveUpdateError } from '../core/errors.js';
+import { Luod } from '../daemon/luod.js';
+import type { RestartPolicy } from '../daemon/service.js';
+import { socketPath } from '../daemon/socket-path.js';
+import { EXIT_USAGE, fail, wholeNumber } from './arguments.js';
+import { packageVersion } from './package-version.js';
+
+interface RunFlags {
+  name?: string;
+  socket?: string;
+  restart: RestartPolicy;
+  maxRestarts: number;
+}
+
+const PASSED_ON: readonly NodeJS.Signals[] = ['SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
+const ENDING: readonly NodeJS.Signals[] = ['SIGTERM', 'SIGINT', 'SIGQUIT'];
+
+function log(line: string): void {
+  process.stderr.write(`luod: ${line}\n`);
+}
+
+async function run(command: string[], flags: RunFlags): Promise<void> {
+  const socket = socketPath(flags.socket);
+  const luod = await Luod.listen({ socket, version: packageVersion(), log });
+  const name =
+    flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
+  const service = luod.run({ name, command, restart: flags.restart, maxRestarts: flags.maxRestarts });
+  for (const signal of ENDING) process.on(signal, () => service.stop(signal));
+  for (const signal of PASSED_ON) process.on(signal, () => service.signal(signal));
+  process.on('SIGHUP', () => {
+    service
+      .update({ deadlines: undefined })
+      .catch((error) => log(`${name}: ${LiveUpdateError.from(error).message}`));
+  });
+  process.exitCode = await service.stopped;
+  luod.close();
+}
+
+const program = new Command('luod')
+  .description('Holds what must outlive a program, and replaces the program while it runs.')
+  .version(packageVersion())
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE))
+  .showHelpAfterError('(luod --help shows what there is)');
+
+program
+  .command('run')
+  .description('run one program; end when it ends, with its exit code')
+  .argument('<command...>', 'the program and its arguments, after --')
+  .option('--name <name>', "the service's name (default: the program's)")
+  .option(
+    '--socket <path>',
+    'where luod listens (default: $LIVEUPDATE_SOCKET, else the run folder of this user)',
+  )
+  .addOption(
+    new Option('--restart <when>', 'when to start the program again after its end')
+      .choices(['on-failure', 'always', 'never'])
+      .default('on-failure'),
+  )
+  .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+  .addHelpText(
+    'after',
+    `
+Examples:
+  luod run -- node server.mjs
+  luod run --name chat --socket /run/luod/chat.sock -- node chat.mjs --port 7000
+
+Then, from another terminal:
+  luoctl update                     the same command again: the new version of its files
+  luoctl update -- node v2.mjs      another command
+
+Signals: TERM, INT and QUIT end the program and luod; HUP updates; USR1, USR2, WINCH and CONT are passed on.`,
+  )
+  .action((command: string[], flags: RunFlags) => run(command, flags).catch((error) => fail('luod', error)));
+
+await program.parseAsync();

@@ -1,0 +1,214 @@
+/**
+ * luod itself: the socket, who is at its other end, and the services.
+ *
+ * Everybody connects to the same socket. A connection that says hello with the secret of an image is that image's; every
+ * other one is an operator's, who asks and is answered. Only processes of luod's own user get that far: the socket's mode
+ * keeps strangers out, and SO_PEERCRED is checked again at each connection.
+ */
+import { createServer, type Server } from 'node:net';
+import { LiveUpdateError } from '../core/errors.js';
+import { detach } from '../handover/dial.js';
+import { type ImageToLuod, PROTOCOL_VERSION } from '../handover/protocol.js';
+import { Wire, type WireMessage } from '../handover/wire.js';
+import { closeFd } from '../linux/fd.js';
+import { peerCredentials } from '../linux/socket-facts.js';
+import type { ImageProcess } from './image-process.js';
+import { parseImageMessage, parseRequest } from './requests.js';
+import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
+import { claimSocketPath, closeToStrangers } from './socket-path.js';
+import { reportOf } from './update.js';
+
+/** Connections at one time; images and operators are few. */
+const MAX_CLIENTS = 1000;
+
+export interface LuodOptions {
+  readonly socket: string;
+  readonly version: string;
+  readonly log: (line: string) => void;
+}
+
+export interface LuodStatus {
+  readonly pid: number;
+  readonly version: string;
+  readonly socket: string;
+  readonly uptimeSeconds: number;
+  readonly memoryBytes: number;
+  readonly heldFds: number;
+  readonly services: ServiceStatus[];
+}
+
+interface Client {
+  wire: Wire | undefined;
+  image: ImageProcess | undefined;
+}
+
+export class Luod {
+  readonly #options: LuodOptions;
+  readonly #server: Server;
+  readonly #services = new Map<string, Service>();
+  readonly #clients = new Set<Client>();
+
+  private constructor(options: LuodOptions) {
+    this.#options = options;
+    // Paused, because Node must not read from what becomes a Wire: its reads would drop descriptors.
+    this.#server = createServer({ pauseOnConnect: true }, (socket) => {
+      try {
+        this.#accept(detach(socket));
+      } catch (error) {
+        options.log(`a client was refused: ${LiveUpdateError.from(error).message}`);
+      }
+    });
+    this.#server.maxConnections = MAX_CLIENTS;
+  }
+
+  /** @throws {LiveUpdateError} EADDRINUSE, EACCES, EPERM, EINVAL: see `claimSocketPath`. */
+  static async listen(options: LuodOptions): Promise<Luod> {
+    await claimSocketPath(options.socket);
+    const luod = new Luod(options);
+    // The mode counts from the first moment: between bind and chmod a stranger could connect.
+    const umask = process.umask(0o177);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        luod.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
+        luod.#server.listen(options.socket, resolve);
+      });
+      closeToStrangers(options.socket);
+    } finally {
+      process.umask(umask);
+    }
+    return luod;
+  }
+
+  /** Starts a service. @throws {LiveUpdateError} EEXIST when the name is in use. */
+  run(options: Omit<ServiceOptions, 'socket' | 'log'>): Service {
+    if (this.#services.has(options.name))
+      throw new LiveUpdateError('EEXIST', `a service '${options.name}' runs already`);
+    const service = new Service({ ...options, socket: this.#options.socket, log: this.#options.log });
+    this.#services.set(options.name, service);
+    service.start();
+    return service;
+  }
+
+  #accept(fd: number): void {
+    const { uid } = peerCredentials(fd);
+    if (uid !== process.getuid?.() && uid !== 0) {
+      closeFd(fd);
+      throw new LiveUpdateError('EACCES', `uid ${uid} may not use this luod`);
+    }
+    const client: Client = { wire: undefined, image: undefined };
+    client.wire = new Wire(fd, {
+      message: (message, fds) => this.#message(client, message, fds),
+      closed: () => {
+        this.#clients.delete(client);
+        client.image?.disconnected();
+      },
+    });
+    this.#clients.add(client);
+  }
+
+  #message(client: Client, message: WireMessage, fds: number[]): void {
+    const wire = client.wire as Wire;
+    if (client.image !== undefined) {
+      try {
+        client.image.receive(parseImageMessage(message) as ImageToLuod, fds);
+      } catch (error) {
+        for (const fd of fds) closeFd(fd);
+        this.#options.log(
+          `pid ${client.image.pid} sent a bad message: ${LiveUpdateError.from(error).message}`,
+        );
+      }
+      return;
+    }
+    // An operator has no descriptors to give.
+    for (const fd of fds) closeFd(fd);
+    const { id } = message;
+    try {
+      const request = parseRequest(message);
+      switch (request.type) {
+        case 'hello':
+          this.#greet(client, request);
+          break;
+        case 'status':
+          wire.send({ type: 'reply', id, ok: true, ...this.status() });
+          break;
+        case 'update':
+          this.#service(request.service)
+            .update(request)
+            .then(
+              (result) => reply(wire, { type: 'reply', id, ...result }),
+              (error: unknown) => reply(wire, refusal(id, error)),
+            );
+          break;
+      }
+    } catch (error) {
+      reply(wire, refusal(id, error));
+    }
+  }
+
+  #greet(client: Client, hello: { protocol: number; image: string; pid: number }): void {
+    const wire = client.wire as Wire;
+    for (const service of this.#services.values()) {
+      const image = service.expects(hello.image);
+      if (image === undefined) continue;
+      if (hello.protocol !== PROTOCOL_VERSION) {
+        const message = `it speaks protocol ${hello.protocol}, this luod ${PROTOCOL_VERSION}`;
+        wire.send({ type: 'refused', error: { code: 'EPROTONOSUPPORT', message } });
+        return;
+      }
+      client.image = image;
+      service.greet(image, wire, hello.pid);
+      return;
+    }
+    wire.send({
+      type: 'refused',
+      error: { code: 'EPERM', message: 'no image with this secret is expected' },
+    });
+  }
+
+  #service(name: string | undefined): Service {
+    if (name !== undefined) {
+      const service = this.#services.get(name);
+      if (service === undefined)
+        throw new LiveUpdateError('ENOENT', `no service '${name}'; there is ${this.#names()}`);
+      return service;
+    }
+    const [service, second] = this.#services.values();
+    if (service === undefined) throw new LiveUpdateError('ENOENT', 'this luod runs no service');
+    if (second !== undefined) throw new LiveUpdateError('EINVAL', `which service? There is ${this.#names()}`);
+    return service;
+  }
+
+  #names(): string {
+    return [...this.#services.keys()].map((name) => `'${name}'`).join(', ') || 'none';
+  }
+
+  status(): LuodStatus {
+    let heldFds = 0;
+    for (const service of this.#services.values()) heldFds += service.custody.fdCount;
+    return {
+      pid: process.pid,
+      version: this.#options.version,
+      socket: this.#options.socket,
+      uptimeSeconds: Math.round(process.uptime()),
+      memoryBytes: process.memoryUsage.rss(),
+      heldFds,
+      services: [...this.#services.values()].map((service) => service.status()),
+    };
+  }
+
+  /** Closes the socket and every connection; services must have ended. */
+  close(): void {
+    this.#server.close();
+    for (const client of this.#clients) client.wire?.close();
+    this.#clients.clear();
+  }
+}
+
+function refusal(id: unknown, error: unknown): WireMessage {
+  return { type: 'reply', id, ok: false, error: reportOf(error) };
+}
+
+function reply(wire: Wire, message: WireMessage): void {
+  // Whoever asked may have left while the update ran.
+  if (wire.isOpen) wire.send(message);
+}

@@ -1,0 +1,94 @@
+/** What operators may ask of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
+import { z } from 'zod';
+import { LiveUpdateError } from '../core/errors.js';
+
+const milliseconds = z.number().int().positive().max(86_400_000);
+
+const id = z.union([z.number(), z.string().max(100)]).optional();
+
+const hello = z.object({
+  type: z.literal('hello'),
+  protocol: z.number().int(),
+  image: z.string().max(200),
+  pid: z.number().int().positive(),
+});
+
+const status = z.object({ type: z.literal('status'), id });
+
+const update = z.object({
+  type: z.literal('update'),
+  id,
+  service: z.string().max(100).optional(),
+  command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
+  deadlines: z
+    .object({
+      total: milliseconds,
+      spawn: milliseconds.optional(),
+      preserve: milliseconds.optional(),
+      freeze: milliseconds.optional(),
+      retrieve: milliseconds.optional(),
+      finish: milliseconds.optional(),
+    })
+    .optional(),
+});
+
+const request = z.discriminatedUnion('type', [hello, status, update]);
+
+export type Request = z.infer<typeof request>;
+
+/** @throws {LiveUpdateError} EINVAL with what is wrong where. */
+export function parseRequest(message: unknown): Request {
+  const parsed = request.safeParse(message);
+  if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.map(
+    ({ path, message: text }) => `${path.join('.') || 'request'}: ${text}`,
+  );
+  throw new LiveUpdateError('EINVAL', issues.join('; '), { operation: 'request' });
+}
+
+const session = z.string().min(1).max(63);
+
+const imageMessage = z.discriminatedUnion('type', [
+  z.object({
+    type: z.literal('hold'),
+    session,
+    compatible: z.string().min(1).max(47),
+    record: z.string().max(65_536),
+  }),
+  z.object({ type: z.literal('release'), session }),
+  z.object({ type: z.literal('ready') }),
+  z.object({ type: z.literal('preserved'), files: z.number(), bytes: z.number() }),
+  z.object({
+    type: z.literal('frozen'),
+    at: z.string(),
+    sentAt: z.string(),
+    files: z.number(),
+    bytes: z.number(),
+    connections: z.number(),
+  }),
+  z.object({
+    type: z.literal('finished'),
+    frozenAt: z.string(),
+    retrievedAt: z.string(),
+    committedAt: z.string(),
+    resumedAt: z.string(),
+    dropped: z.array(z.string()),
+    unfinished: z.array(z.string()),
+  }),
+  z.object({ type: z.literal('unfrozen') }),
+  z.object({
+    type: z.literal('failed'),
+    phase: z.enum(['spawn', 'preserve', 'freeze', 'retrieve', 'finish']),
+    error: z.object({ code: z.string(), message: z.string() }),
+  }),
+  z.object({ type: z.literal('update'), id: z.number(), command: z.array(z.string()).min(1).optional() }),
+]);
+
+/** A message of a connected image. @throws {LiveUpdateError} EINVAL. */
+export function parseImageMessage(message: unknown): z.infer<typeof imageMessage> {
+  const parsed = imageMessage.safeParse(message);
+  if (parsed.success) return parsed.data;
+  throw new LiveUpdateError('EINVAL', parsed.error.issues[0]?.message ?? 'bad message', {
+    operation: 'message',
+  });
+}

@@ -1,0 +1,93 @@
+/**
+ * Where luod listens, and making sure that nobody else can be reached there.
+ *
+ * The socket stands in a folder that only its user may enter; a socket left behind by a luod that died is removed, one
+ * that answers is not, and anything that is no socket, or somebody else's, is never touched.
+ */
+import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { LiveUpdateError } from '../core/errors.js';
+import { dial } from '../handover/dial.js';
+import { ENV_SOCKET } from '../handover/protocol.js';
+import { closeFd } from '../linux/fd.js';
+
+/** sun_path without its NUL: unix(7). */
+const MAX_PATH_BYTES = 107;
+
+/** The run folder of this user's luod: `/run/luod` for root, `$XDG_RUNTIME_DIR/luod` or a folder in /tmp for others. */
+function runFolder(): string {
+  const uid = process.getuid?.() ?? 0;
+  if (uid === 0) return '/run/luod';
+  const runtime = process.env.XDG_RUNTIME_DIR;
+  return runtime === undefined || runtime === '' ? `/tmp/luod-${uid}` : join(runtime, 'luod');
+}
+
+/** `path` if it is given, else LIVEUPDATE_SOCKET, else the default of this user. */
+export function socketPath(path: string | undefined): string {
+  return resolve(path ?? (process.env[ENV_SOCKET] || join(runFolder(), 'liveupdate.sock')));
+}
+
+/**
+ * Makes `path` free to listen on.
+ * @throws {LiveUpdateError} EINVAL for a path that is too long; EADDRINUSE when a luod listens there, or the path is no
+ *   socket; EACCES when the folder belongs to somebody else or others may write to it; EPERM for somebody else's socket.
+ */
+export async function claimSocketPath(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
+    throw new LiveUpdateError('EINVAL', `a unix socket's path has at most ${MAX_PATH_BYTES} bytes: ${path}`);
+  }
+  checkFolder(dirname(path));
+  let stat: ReturnType<typeof lstatSync>;
+  try {
+    stat = lstatSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw LiveUpdateError.from(error);
+  }
+  if (!stat.isSocket())
+    throw new LiveUpdateError('EADDRINUSE', `${path} exists and is no socket; choose another with --socket`);
+  if (stat.uid !== process.getuid?.()) throw new LiveUpdateError('EPERM', `${path} belongs to another user`);
+  if (await answers(path)) {
+    throw new LiveUpdateError(
+      'EADDRINUSE',
+      `a luod listens at ${path} already; choose another path with --socket`,
+    );
+  }
+  unlinkSync(path);
+}
+
+function checkFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw LiveUpdateError.from(error, { operation: 'mkdir' });
+  }
+  const stat = lstatSync(folder);
+  const uid = process.getuid?.();
+  if (!stat.isDirectory()) throw new LiveUpdateError('ENOTDIR', `${folder} is no folder`);
+  // A sticky folder (/tmp) lets everybody create names but nobody replace another's, which is all that is needed here.
+  const sticky = (stat.mode & 0o1000) !== 0;
+  if (stat.uid !== uid && stat.uid !== 0)
+    throw new LiveUpdateError('EACCES', `${folder} belongs to another user`);
+  if ((stat.mode & 0o022) !== 0 && !sticky) {
+    throw new LiveUpdateError(
+      'EACCES',
+      `${folder} can be written by others; chmod go-w it, or choose another with --socket`,
+    );
+  }
+}
+
+async function answers(path: string): Promise<boolean> {
+  try {
+    closeFd(await dial(path));
+    return true;
+  } catch (error) {
+    if (error instanceof LiveUpdateError && error.code === 'ECONNREFUSED') return false;
+    throw error;
+  }
+}
+
+/** Only this user may connect. */
+export function closeToStrangers(path: string): void {
+  chmodSync(path, 0o600);
+}

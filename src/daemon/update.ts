@@ -1,0 +1,387 @@
+/**
+ * One update of a service, from the spawn of the successor to the commit or back.
+ *
+ *   phase      luod waits for                                      a failure here leads to
+ *   spawn      the successor's hello                               rollback
+ *   preserve   the old image's 'preserved' and the program's ready() rollback
+ *   freeze     the old image's 'frozen'                            rollback
+ *   retrieve   the successor's 'finished'                          rollback, unless the commit word is set
+ *   finish     the old image's end                                 (committed: it is killed at the deadline)
+ *
+ * Every wait is raced against the phase's deadline, the whole update's, a failure that either image reports, and the end
+ * of either process. What follows a failure depends on facts alone: first the successor is killed and awaited, so that it
+ * can no longer commit; then the commit word says whether it had; then the old image, if it lives, is told to go on.
+ *
+ * An old image that dies after it halted is no failure: the successor has everything and commits by itself.
+ */
+import { ERRNO, type ErrnoCode, LiveUpdateError } from '../core/errors.js';
+import { withResolvers } from '../core/resolvers.js';
+import { createCommitWord, isCommitted } from '../handover/commit-word.js';
+import type { ErrorReport, ImageToLuod, Phase } from '../handover/protocol.js';
+import { closeFd } from '../linux/fd.js';
+import { socketPair } from '../linux/socketpair.js';
+import type { Exit, ImageProcess } from './image-process.js';
+
+/** Milliseconds. A phase without its own limit has what is left of the total. */
+export interface Deadlines {
+  readonly total: number;
+  readonly spawn?: number | undefined;
+  readonly preserve?: number | undefined;
+  readonly freeze?: number | undefined;
+  readonly retrieve?: number | undefined;
+  /** How long the old image may take to leave after the commit, and to go on after a rollback. */
+  readonly finish?: number | undefined;
+}
+
+export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
+const DEFAULT_LEAVE_MS = 10_000;
+
+export interface UpdateResult {
+  readonly ok: boolean;
+  readonly service: string;
+  /** Of the image that serves now. */
+  readonly generation: number;
+  readonly fromPid: number | undefined;
+  readonly toPid: number | undefined;
+  /** Freeze start to sockets flowing; null when nothing was carried. */
+  readonly blackoutMs: number | null;
+  readonly phases: { spawn: number; preserve: number; freeze: number; retrieve: number; finish: number };
+  readonly files: number;
+  readonly connections: number;
+  readonly bytes: number;
+  /** False for a program that does not use liveupdate: it was restarted in the plain way. */
+  readonly carried: boolean;
+  /** Sessions that the new version gave up on purpose, and those that could not finish. */
+  readonly dropped?: readonly string[];
+  readonly unfinished?: readonly string[];
+  readonly rolledBack?: boolean;
+  readonly error?: { code: string; message: string; phase: Phase };
+}
+
+/** What became of the service. */
+export type Outcome =
+  /** The successor serves. */
+  | { kind: 'committed' }
+  /** The old image serves on. */
+  | { kind: 'rolledBack' }
+  /** Neither lives; `by` is the command to start again with. */
+  | { kind: 'lost'; by: 'old' | 'new' };
+
+type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
+
+/** A failure of a phase; `LiveUpdateError` with the phase beside it. */
+interface Failure {
+  readonly phase: Phase;
+  readonly error: ErrorReport;
+}
+
+export class Update {
+  readonly #service: string;
+  readonly #old: ImageProcess;
+  readonly #successor: ImageProcess;
+  readonly #deadlines: Deadlines;
+  readonly #started = performance.now();
+  readonly #hello = withResolvers<void>();
+  readonly #preserved = withResolvers<Message<'preserved'>>();
+  readonly #ready = withResolvers<void>();
+  readonly #frozen = withResolvers<Message<'frozen'>>();
+  readonly #finished = withResolvers<Message<'finished'>>();
+  readonly #unfrozen = withResolvers<void>();
+  readonly #failure = withResolvers<Failure>();
+  readonly #commitFd: number;
+  #direct: { old: number; successor: number } | undefined;
+  #phase: Phase = 'spawn';
+  #freezeSent = false;
+
+  constructor(options: {
+    service: string;
+    old: ImageProcess;
+    successor: ImageProcess;
+    deadlines: Deadlines;
+  }) {
+    this.#service = options.service;
+    this.#old = options.old;
+    this.#successor = options.successor;
+    this.#deadlines = options.deadlines;
+    this.#commitFd = createCommitWord();
+  }
+
+  get phase(): Phase {
+    return this.#phase;
+  }
+
+  /** The successor said hello: it gets its end of the direct wire. */
+  greet(generation: number): void {
+    const [old, successor] = socketPair();
+    this.#direct = { old, successor };
+    this.#successor.send({ type: 'welcome', role: 'successor', service: this.#service, generation }, [
+      successor,
+      this.#commitFd,
+    ]);
+    closeFd(successor);
+    this.#hello.resolve();
+  }
+
+  message(image: ImageProcess, message: ImageToLuod): void {
+    if (message.type === 'failed') {
+      this.#failure.resolve({ phase: message.phase, error: message.error });
+    } else if (image === this.#old) {
+      if (message.type === 'preserved') this.#preserved.resolve(message);
+      if (message.type === 'frozen') this.#frozen.resolve(message);
+      if (message.type === 'unfrozen') this.#unfrozen.resolve();
+    } else {
+      if (message.type === 'ready') this.#ready.resolve();
+      if (message.type === 'finished') this.#finished.resolve(message);
+    }
+  }
+
+  gone(image: ImageProcess, exit: Exit): void {
+    if (image === this.#successor) {
+      this.#failure.resolve({ phase: this.#phase, error: exitReport('the new version', exit) });
+    } else if (!this.#freezeSent) {
+      this.#failure.resolve({ phase: this.#phase, error: exitReport('the running version', exit) });
+    }
+    // Else the successor knows better whether it got everything: it commits, or reports that the wire ended too early.
+  }
+
+  /** Called off from outside (luod stops). */
+  cancel(reason: string): void {
+    this.#failure.resolve({ phase: this.#phase, error: { code: 'ECANCELED', message: reason } });
+  }
+
+  async run(): Promise<{ outcome: Outcome; result: UpdateResult }> {
+    const marks: number[] = [performance.now()];
+    try {
+      await this.#wait(
+        'spawn',
+        this.#hello.promise,
+        this.#deadlines.spawn,
+        'the new version did not call liveupdate()',
+      );
+      marks.push(performance.now());
+
+      this.#phase = 'preserve';
+      const direct = this.#direct as { old: number; successor: number };
+      this.#old.send({ type: 'preserve', update: 1 }, [direct.old, this.#commitFd]);
+      closeFd(direct.old);
+      this.#direct = undefined;
+      const preserved = await this.#wait(
+        'preserve',
+        this.#preserved.promise,
+        this.#deadlines.preserve,
+        'the running version did not preserve its files',
+      );
+      await this.#wait(
+        'preserve',
+        this.#ready.promise,
+        this.#deadlines.preserve,
+        'the new version did not call ready()',
+      );
+      marks.push(performance.now());
+
+      this.#phase = 'freeze';
+      this.#freezeSent = true;
+      this.#old.send({ type: 'freeze' });
+      const frozen = await this.#wait(
+        'freeze',
+        Promise.race([this.#frozen.promise, this.#finished.promise]),
+        this.#deadlines.freeze,
+        'the running version did not freeze',
+      );
+      marks.push(performance.now());
+
+      this.#phase = 'retrieve';
+      const finished = await this.#wait(
+        'retrieve',
+        this.#finished.promise,
+        this.#deadlines.retrieve,
+        'the new version did not take over',
+      );
+      const freezing = frozen.type === 'frozen' ? frozen : undefined;
+      await this.#dismiss();
+      return {
+        outcome: { kind: 'committed' },
+        result: this.#result(marks, preserved, freezing, finished),
+      };
+    } catch (error) {
+      if (!(error instanceof PhaseError)) throw error;
+      return await this.#fallBack(error.failure, marks);
+    } finally {
+      if (this.#direct !== undefined) closeFd(this.#direct.old);
+      closeFd(this.#commitFd);
+    }
+  }
+
+  async #wait<T>(phase: Phase, event: Promise<T>, limit: number | undefined, late: string): Promise<T> {
+    const left = this.#deadlines.total - (performance.now() - this.#started);
+    const ms = Math.max(0, Math.min(left, limit ?? left));
+    const { promise, resolve } = withResolvers<Failure>();
+    const message = `${late} within ${Math.round(limit ?? this.#deadlines.total)} ms`;
+    const timer = setTimeout(() => resolve({ phase, error: { code: 'ETIMEDOUT', message } }), ms);
+    try {
+      const failure = Promise.race([this.#failure.promise, promise]).then((reason) => {
+        throw new PhaseError(reason);
+      });
+      return await Promise.race([event, failure]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Committed: the old image leaves, in its own way or by force. */
+  async #dismiss(): Promise<void> {
+    if (this.#old.isConnected && this.#old.exit === undefined) this.#old.send({ type: 'finish' });
+    await endOf(this.#old, this.#deadlines.finish ?? DEFAULT_LEAVE_MS);
+  }
+
+  async #fallBack(failure: Failure, marks: number[]): Promise<{ outcome: Outcome; result: UpdateResult }> {
+    this.#successor.kill('SIGKILL');
+    await this.#successor.gone;
+    const error = { ...failure.error, phase: failure.phase };
+    if (isCommitted(this.#commitFd)) {
+      await this.#dismiss();
+      return {
+        outcome: { kind: 'lost', by: 'new' },
+        result: this.#failed(marks, false, {
+          ...error,
+          message: `${error.message}; it had taken over already, so its connections are lost; it is started again with the listeners and memory that luod holds`,
+        }),
+      };
+    }
+    if (this.#old.exit === undefined && this.#old.isConnected) {
+      this.#old.send({ type: 'unfreeze', reason: failure.error });
+      const limit = this.#deadlines.finish ?? DEFAULT_LEAVE_MS;
+      if (
+        await settles(Promise.race([this.#unfrozen.promise, this.#old.gone.then(() => undefined)]), limit)
+      ) {
+        if (this.#old.exit === undefined) {
+          return { outcome: { kind: 'rolledBack' }, result: this.#failed(marks, true, error) };
+        }
+      }
+    }
+    // A program that neither ends nor answers has lost its event loop; what luod holds is all that can be saved.
+    await endOf(this.#old, 0);
+    return {
+      outcome: { kind: 'lost', by: 'old' },
+      result: this.#failed(marks, false, {
+        ...error,
+        message: `${error.message}; its connections are lost; it is started again with the listeners and memory that luod holds`,
+      }),
+    };
+  }
+
+  #failed(
+    marks: number[],
+    rolledBack: boolean,
+    error: { code: string; message: string; phase: Phase },
+  ): UpdateResult {
+    return {
+      ok: false,
+      rolledBack,
+      service: this.#service,
+      generation: this.#old.generation,
+      fromPid: this.#old.pid,
+      toPid: this.#successor.pid,
+      blackoutMs: null,
+      phases: {
+        spawn: between(marks, 0),
+        preserve: between(marks, 1),
+        freeze: between(marks, 2),
+        retrieve: 0,
+        finish: 0,
+      },
+      files: 0,
+      connections: 0,
+      bytes: 0,
+      carried: false,
+      error,
+    };
+  }
+
+  #result(
+    marks: number[],
+    preserved: Message<'preserved'>,
+    frozen: Message<'frozen'> | undefined,
+    finished: Message<'finished'>,
+  ): UpdateResult {
+    const frozenAt = BigInt(finished.frozenAt);
+    const sentAt = frozen === undefined ? frozenAt : BigInt(frozen.sentAt);
+    return {
+      ok: true,
+      service: this.#service,
+      generation: this.#successor.generation,
+      fromPid: this.#old.pid,
+      toPid: this.#successor.pid,
+      blackoutMs: milliseconds(BigInt(finished.resumedAt) - frozenAt),
+      phases: {
+        spawn: between(marks, 0),
+        preserve: between(marks, 1),
+        freeze: milliseconds(sentAt - frozenAt),
+        retrieve: milliseconds(BigInt(finished.retrievedAt) - sentAt),
+        finish: milliseconds(BigInt(finished.resumedAt) - BigInt(finished.retrievedAt)),
+      },
+      files: frozen?.files ?? preserved.files,
+      connections: frozen?.connections ?? 0,
+      bytes: preserved.bytes + (frozen?.bytes ?? 0),
+      carried: true,
+      dropped: finished.dropped,
+      unfinished: finished.unfinished,
+    };
+  }
+}
+
+class PhaseError extends Error {
+  readonly failure: Failure;
+
+  constructor(failure: Failure) {
+    super(failure.error.message);
+    this.failure = failure;
+  }
+}
+
+/** Asks with SIGTERM where there was time, ends with SIGKILL. */
+async function endOf(image: ImageProcess, ms: number): Promise<void> {
+  if (ms > 0 && (await settles(image.gone, ms))) return;
+  image.kill('SIGKILL');
+  await image.gone;
+}
+
+async function settles(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const { promise: late, resolve } = withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(false), ms);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function exitReport(who: string, exit: Exit): ErrorReport {
+  if (exit.error !== undefined) return { code: exit.error.code, message: exit.error.message };
+  const how = exit.signal === null ? `exited with code ${exit.code}` : `was killed by ${exit.signal}`;
+  return { code: 'ECHILD', message: `${who} ${how}` };
+}
+
+function between(marks: readonly number[], index: number): number {
+  const start = marks[index];
+  const end = marks[index + 1];
+  return start === undefined || end === undefined ? 0 : round(end - start);
+}
+
+function milliseconds(ns: bigint): number {
+  return round(Number(ns) / 1e6);
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
+}
+
+/** An error as requests report it. */
+export function reportOf(error: unknown): ErrorReport {
+  const { code, message } = LiveUpdateError.from(error);
+  return { code, message };
+}
+
+export function isErrno(code: string): code is ErrnoCode {
+  return Object.hasOwn(ERRNO, code);
+}

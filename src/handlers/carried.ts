@@ -1,0 +1,44 @@
+/**
+ * What the built-in handlers have in common with every handler that puts its state into handover records: where the
+ * records are, and how a record's handle sits in the file's `serializedData`.
+ */
+import type { FileHandler } from '../core/types.js';
+import type { IncomingRecords, OutgoingRecords } from '../handover/records.js';
+
+/** The two sides of an image's handover, never mixed: what came in, and what goes out at the next update. */
+export interface Handover {
+  incoming: IncomingRecords;
+  outgoing: OutgoingRecords;
+}
+
+/** A handler that can build its file from the record alone, before the old image has frozen. */
+export interface CarriedFileHandler<File = unknown, Private = unknown> extends FileHandler<File, Private> {
+  /**
+   * Optional. Builds what it can from the record while the old image still serves, without reading from the file or
+   * writing to it. Called at most once a record; what it returns is `incoming.adopted(handle)` in `retrieve`.
+   */
+  adopt?(handle: number): unknown;
+  /**
+   * Optional. What luod holds for this file while the program runs, so that the file outlives a crash of the program: a record
+   * and descriptors (the caller's to borrow) from which `adopt` builds it again.
+   */
+  custody?(file: File): { readonly bytes: Uint8Array; readonly fds: readonly number[] };
+  /** Required with `adopt`: gives up what `adopt` built, because the old image took the file back or it ended. */
+  abandon?(adopted: unknown): void;
+}
+
+const LOW = 0xffff_ffffn;
+
+/** The record's handle in a file's `serializedData`. */
+export function handleOf(serializedData: bigint): number {
+  return Number(serializedData & LOW);
+}
+
+/** The 32 bits above the handle, a handler's own. */
+export function extraOf(serializedData: bigint): number {
+  return Number(serializedData >> 32n);
+}
+
+export function toSerializedData(handle: number, extra = 0): bigint {
+  return extra === 0 ? BigInt(handle) : (BigInt(extra) << 32n) | BigInt(handle);
+}

@@ -1,0 +1,189 @@
+/**
+ * A listening TCP or unix socket. Its queue of connections that nobody has accepted yet is the kernel's, so not one is
+ * refused or reset while the images change places.
+ *
+ * The new image binds its own `net.Server` to the descriptor but accepts nothing until `start`, after the commit: a
+ * connection that a refused image had accepted would be lost with it.
+ */
+import type { AddressInfo, ListenOptions, Server } from 'node:net';
+import { LiveUpdateError } from '../core/errors.js';
+import type { FileOpArgs } from '../core/types.js';
+import { closeFd } from '../linux/fd.js';
+import { handleFd } from '../linux/handle-fd.js';
+import { isListening } from '../linux/socket-facts.js';
+import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+
+const COMPATIBLE = 'liveupdate-listener-v1';
+
+/** Where a listener listens: a TCP address, or the path of a unix socket. */
+export type ListenerAddress = AddressInfo | string;
+
+interface Saved {
+  readonly address: ListenerAddress;
+  readonly backlog: number | undefined;
+}
+
+export class Listener {
+  readonly address: ListenerAddress;
+  readonly backlog: number | undefined;
+  #server: Server | undefined;
+  #fd: number | undefined;
+
+  private constructor(saved: Saved, server: Server | undefined, fd: number | undefined) {
+    this.address = saved.address;
+    this.backlog = saved.backlog;
+    this.#server = server;
+    this.#fd = fd;
+  }
+
+  /**
+   * Makes `server` listen.
+   * @throws {LiveUpdateError} the errno of bind(2) and listen(2): EADDRINUSE, EACCES, EADDRNOTAVAIL, ...; EINVAL for
+   *   options that Node does not take.
+   */
+  static async open(server: Server, options: ListenOptions): Promise<Listener> {
+    const what = options.path ?? `${options.host ?? '*'}:${options.port ?? 0}`;
+    await new Promise<void>((resolve, reject) => {
+      const failed = (error: Error) => reject(listenError(error, what));
+      server.once('error', failed);
+      try {
+        server.listen(options, () => {
+          server.off('error', failed);
+          resolve();
+        });
+      } catch (error) {
+        server.off('error', failed);
+        reject(listenError(error, what));
+      }
+    });
+    return Listener.of(server, options.backlog);
+  }
+
+  /** The listener of a server that listens already. @throws {LiveUpdateError} EINVAL when it does not. */
+  static of(server: Server, backlog?: number): Listener {
+    const address = server.address();
+    const fd = handleFd(server);
+    if (address === null || fd === undefined)
+      throw new LiveUpdateError('EINVAL', 'the server does not listen');
+    return new Listener({ address, backlog }, server, undefined);
+  }
+
+  /** A listener that came from another image; owns `fd` also when it throws. @throws {LiveUpdateError} EINVAL. */
+  static adopt(fd: number, record: Uint8Array): Listener {
+    try {
+      const saved = parse(record);
+      if (!isListening(fd)) throw new LiveUpdateError('EINVAL', 'the descriptor is no listening socket');
+      return new Listener(saved, undefined, fd);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
+  }
+
+  get server(): Server | undefined {
+    return this.#server;
+  }
+
+  /** The listening descriptor, wherever it is now. @throws {LiveUpdateError} EBADF when the server was closed. */
+  get fd(): number {
+    const fd = this.#fd ?? (this.#server === undefined ? undefined : handleFd(this.#server));
+    if (fd === undefined) throw new LiveUpdateError('EBADF', 'the listener is closed');
+    return fd;
+  }
+
+  /** Whether there is something to hand over. */
+  get isOpen(): boolean {
+    return this.#fd !== undefined || (this.#server !== undefined && handleFd(this.#server) !== undefined);
+  }
+
+  /**
+   * Gives an adopted listener its server. `server.address()` answers from now on; nothing is accepted before `start`.
+   * @throws {LiveUpdateError} EBUSY when it has one; EINVAL when `server` listens already.
+   */
+  bind(server: Server): void {
+    if (this.#server !== undefined) throw new LiveUpdateError('EBUSY', 'the listener has its server already');
+    if (server.listening) throw new LiveUpdateError('EINVAL', 'the server listens already');
+    this.#server = server;
+    // A program asks for its port right after listen(), when there is no handle to answer yet.
+    server.address = () => this.address;
+  }
+
+  /** Begins to accept on the adopted descriptor. */
+  start(): void {
+    const server = this.#server;
+    const fd = this.#fd;
+    if (server === undefined || fd === undefined) return;
+    this.#fd = undefined;
+    delete (server as { address?: unknown }).address;
+    server.listen(this.backlog === undefined ? { fd } : { fd, backlog: this.backlog });
+    // Node knows neither the path of a listener that it did not bind, nor that it should go with the server.
+    if (typeof this.address === 'string') (server as { _pipeName?: string })._pipeName = this.address;
+  }
+
+  /** Gives the descriptor up, if no server took it. */
+  close(): void {
+    if (this.#fd === undefined) return;
+    closeFd(this.#fd);
+    this.#fd = undefined;
+  }
+
+  toRecord(): Buffer {
+    const saved: Saved = { address: this.address, backlog: this.backlog };
+    return Buffer.from(JSON.stringify(saved));
+  }
+}
+
+function parse(record: Uint8Array): Saved {
+  try {
+    const saved = JSON.parse(Buffer.from(record).toString('utf8')) as Saved;
+    if (typeof saved.address === 'string' || typeof saved.address.port === 'number') return saved;
+  } catch (cause) {
+    throw new LiveUpdateError('EINVAL', 'a damaged listener record', { handler: COMPATIBLE, cause });
+  }
+  throw new LiveUpdateError('EINVAL', 'a listener record without an address', { handler: COMPATIBLE });
+}
+
+function listenError(error: unknown, what: string): LiveUpdateError {
+  const code = (error as NodeJS.ErrnoException).code;
+  if (code === 'EADDRINUSE') {
+    return new LiveUpdateError('EADDRINUSE', `${what} is taken by another program`, {
+      operation: 'listen',
+      cause: error,
+    });
+  }
+  if (code?.startsWith('ERR_')) {
+    return new LiveUpdateError('EINVAL', (error as Error).message, { operation: 'listen', cause: error });
+  }
+  return LiveUpdateError.from(error, { operation: 'listen' });
+}
+
+export function listenerHandler(handover: Handover): CarriedFileHandler<Listener> {
+  const adopt = (handle: number): Listener =>
+    Listener.adopt(handover.incoming.takeFd(handle), handover.incoming.bytes(handle));
+  return {
+    compatible: COMPATIBLE,
+    adopt,
+    abandon: (adopted) => (adopted as Listener).close(),
+    custody: (listener) => ({ bytes: listener.toRecord(), fds: [listener.fd] }),
+    ops: {
+      canPreserve: (_handler, file) => file instanceof Listener,
+      preserve(args: FileOpArgs<Listener>) {
+        const listener = args.file!;
+        args.serializedData = toSerializedData(handover.outgoing.put(listener.toRecord(), [listener.fd]));
+      },
+      unpreserve(args) {
+        handover.outgoing.drop(handleOf(args.serializedData));
+      },
+      retrieve(args) {
+        const handle = handleOf(args.serializedData);
+        args.file = handover.incoming.adopt(handle, () => adopt(handle));
+      },
+      finish(args) {
+        const handle = handleOf(args.serializedData);
+        if (args.file === undefined) handover.incoming.adopted<Listener>(handle)?.close();
+        else args.file.start();
+        handover.incoming.drop(handle);
+      },
+    },
+  };
+}

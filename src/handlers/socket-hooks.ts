@@ -1,0 +1,179 @@
+/**
+ * What Node does not tell about its sockets, asked of them by two small hooks on `net.Socket.prototype`.
+ *
+ * `_writeGeneric`: libuv knows how many bytes of the chunk in flight are unwritten, but the chunk itself is no longer
+ * within reach; the hook remembers it while there is a rest. `_destroy`: a connection whose descriptor also lives in the next
+ * image does not end when this one closes it, so the end has to be told before the handle is gone.
+ *
+ * Both act only on sockets that were `track()`ed. They are present in every Node from 20 to 26 and are checked at
+ * installation: a Node without them is refused with ENOSYS rather than trusted.
+ */
+import { Socket } from 'node:net';
+import { LiveUpdateError } from '../core/errors.js';
+
+/** libuv's handle below a socket, as far as it is used here. */
+interface StreamHandle {
+  readonly writeQueueSize: number;
+}
+
+interface InFlight {
+  readonly isVector: boolean;
+  readonly data: unknown;
+  readonly encoding: BufferEncoding;
+}
+
+interface Tracked {
+  inFlight: InFlight | undefined;
+  onDestroy: (() => void) | undefined;
+}
+
+interface BufferedChunk {
+  readonly chunk: string | Uint8Array;
+  readonly encoding: BufferEncoding;
+}
+
+interface ReadableState {
+  readonly length: number;
+  readonly buffer: Iterable<string | Uint8Array | null>;
+  readonly encoding: BufferEncoding | null;
+  readonly decoder: { lastChar: Buffer; lastNeed: number; lastTotal: number } | null;
+}
+
+interface WritableState {
+  readonly length: number;
+  readonly writing: boolean;
+  getBuffer(): BufferedChunk[];
+}
+
+type WriteGeneric = (
+  this: Socket,
+  isVector: boolean,
+  data: unknown,
+  encoding: BufferEncoding,
+  callback: (error?: Error | null) => void,
+) => void;
+type Destroy = (this: Socket, error: Error | null, callback: (error?: Error | null) => void) => void;
+
+const kTracked = Symbol('liveupdate.tracked');
+
+interface Internals {
+  _handle: StreamHandle | null;
+  _readableState: ReadableState;
+  _writableState: WritableState;
+  [kTracked]?: Tracked;
+}
+
+interface SocketPrototype {
+  _writeGeneric: WriteGeneric;
+  _destroy: Destroy;
+}
+
+function internals(socket: Socket): Internals {
+  return socket as unknown as Internals;
+}
+
+let installed = false;
+
+function install(): void {
+  if (installed) return;
+  const prototype = Socket.prototype as unknown as SocketPrototype;
+  const { _writeGeneric: writeGeneric, _destroy: destroy } = prototype;
+  if (typeof writeGeneric !== 'function' || typeof destroy !== 'function') {
+    throw new LiveUpdateError(
+      'ENOSYS',
+      `Node ${process.versions.node} hides what a socket still has to write`,
+    );
+  }
+  prototype._writeGeneric = function (isVector, data, encoding, callback) {
+    const tracked = internals(this)[kTracked];
+    if (tracked === undefined) return writeGeneric.call(this, isVector, data, encoding, callback);
+    writeGeneric.call(this, isVector, data, encoding, (error) => {
+      tracked.inFlight = undefined;
+      callback(error);
+    });
+    // Most writes are done when the call returns; only a rest has to be remembered, and only while it is one.
+    if ((internals(this)._handle?.writeQueueSize ?? 0) > 0) tracked.inFlight = { isVector, data, encoding };
+  };
+  prototype._destroy = function (error, callback) {
+    internals(this)[kTracked]?.onDestroy?.();
+    destroy.call(this, error, callback);
+  };
+  installed = true;
+}
+
+/** Makes `unwrittenBytes` exact for everything that is written to `socket` from now on. */
+export function track(socket: Socket): void {
+  install();
+  internals(socket)[kTracked] ??= { inFlight: undefined, onDestroy: undefined };
+}
+
+/** Calls `onDestroy` when the tracked `socket` is destroyed, while its descriptor is still open. */
+export function setOnDestroy(socket: Socket, onDestroy: (() => void) | undefined): void {
+  const tracked = internals(socket)[kTracked];
+  if (tracked !== undefined) tracked.onDestroy = onDestroy;
+}
+
+/** Whether the socket holds no byte in user space: nothing read that was not consumed, nothing unwritten. */
+export function isDrained(socket: Socket): boolean {
+  const { _readableState: readable, _writableState: writable } = internals(socket);
+  return readable.length === 0 && writable.length === 0 && readable.decoder === null;
+}
+
+/** Bytes that were read from the kernel and that nobody has consumed yet. The socket keeps them. */
+export function unreadBytes(socket: Socket): Buffer {
+  const state = internals(socket)._readableState;
+  const parts: Uint8Array[] = [];
+  for (const chunk of state.buffer) {
+    // Node 22 keeps consumed places as holes.
+    if (chunk !== null)
+      parts.push(typeof chunk === 'string' ? Buffer.from(chunk, state.encoding ?? 'utf8') : chunk);
+  }
+  const { decoder } = state;
+  // With an encoding set, the first bytes of a character that is not complete wait inside the decoder.
+  if (decoder !== null && decoder.lastNeed > 0) {
+    parts.push(Buffer.from(decoder.lastChar.subarray(0, decoder.lastTotal - decoder.lastNeed)));
+  }
+  return Buffer.concat(parts);
+}
+
+/**
+ * Bytes that the program wrote and the kernel does not have yet, in order. Exact as long as the event loop does not
+ * turn: libuv writes on as soon as the socket takes more.
+ */
+export function unwrittenBytes(socket: Socket): Buffer {
+  const { _handle: handle, _writableState: state, [kTracked]: tracked } = internals(socket);
+  const parts: Uint8Array[] = [];
+  const rest = handle?.writeQueueSize ?? 0;
+  if (rest > 0) {
+    if (tracked?.inFlight === undefined) {
+      throw new LiveUpdateError(
+        'EIO',
+        `${rest} bytes are being written that were sent before the socket was known`,
+      );
+    }
+    const bytes = inFlightBytes(tracked.inFlight);
+    parts.push(bytes.subarray(bytes.length - rest));
+  }
+  for (const { chunk, encoding } of state.getBuffer()) parts.push(toBytes(chunk, encoding));
+  return Buffer.concat(parts);
+}
+
+function inFlightBytes({ isVector, data, encoding }: InFlight): Buffer {
+  if (!isVector) return Buffer.from(toBytes(data as string | Uint8Array, encoding));
+  const chunks = data as (BufferedChunk[] & { allBuffers?: boolean }) | Uint8Array[];
+  return Buffer.concat(
+    chunks.map((entry) => (entry instanceof Uint8Array ? entry : toBytes(entry.chunk, entry.encoding))),
+  );
+}
+
+function toBytes(chunk: string | Uint8Array, encoding: BufferEncoding): Uint8Array {
+  return typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk;
+}
+
+/**
+ * Takes the handle away from `socket` without closing it: whatever this image still writes fails, and no byte of it gets
+ * into a stream that now belongs to another image.
+ */
+export function sever(socket: Socket): void {
+  internals(socket)._handle = null;
+}

@@ -1,0 +1,29 @@
+/**
+ * A connected unix stream socket as a bare descriptor, for a `Wire`. Node connects and accepts (so that nothing blocks
+ * and errors are Node's own); the descriptor is then taken out of Node's hands before a byte is read.
+ */
+import { createConnection, type Socket } from 'node:net';
+import { LiveUpdateError } from '../core/errors.js';
+import { dupFd } from '../linux/fd.js';
+import { handleFd } from '../linux/handle-fd.js';
+
+/** @throws {LiveUpdateError} ENOENT, ECONNREFUSED (nobody listens), EACCES, EAGAIN (backlog full). */
+export async function dial(path: string): Promise<number> {
+  const socket = createConnection({ path });
+  await new Promise<void>((resolve, reject) => {
+    socket.once('connect', resolve);
+    socket.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'connect' })));
+  });
+  return detach(socket);
+}
+
+/** The caller owns the result; Node's socket is gone. The socket must not have begun to read. */
+export function detach(socket: Socket): number {
+  const fd = handleFd(socket);
+  if (fd === undefined) throw new LiveUpdateError('EBADF', 'the socket is closed');
+  try {
+    return dupFd(fd);
+  } finally {
+    socket.destroy();
+  }
+}

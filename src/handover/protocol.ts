@@ -1,0 +1,95 @@
+/**
+ * The words that images and luod say to each other during a program's life, as wire messages. Times are nanoseconds of
+ * CLOCK_MONOTONIC as decimal strings: one clock for every process of the machine.
+ *
+ * An update, seen from above:
+ *
+ *     luod → old        preserve + [direct, commit]   the update begins; the old image sends its records over `direct`
+ *     luod → successor  welcome  + [direct, commit]   (answer to its hello)
+ *     old → successor   precopy + [records, fds...]   repeated, each answered by ack
+ *     old → luod        preserved
+ *     successor → luod  ready                         the program called ready(): the cut may come
+ *     luod → old        freeze
+ *     old → successor   frozen + [image, fds...]      then the old image halts
+ *     old → luod        frozen
+ *     successor                                       retrieves, sets the commit word, finishes, resumes
+ *     successor → luod  finished
+ *     luod → old        finish                        the old image leaves
+ *
+ * Called off at any step before the commit word is set: luod kills the successor, waits for its end, finds the word unset,
+ * and says `unfreeze` to the old image.
+ */
+import type { WireMessage } from './wire.js';
+
+export const PROTOCOL_VERSION = 1;
+
+/** Environment of an image started by luod: where luod listens, and the secret that says which image this is. */
+export const ENV_SOCKET = 'LIVEUPDATE_SOCKET';
+export const ENV_IMAGE = 'LIVEUPDATE_IMAGE';
+
+/** First byte of the commit memfd: 0 until the successor has everything, then 1. Set once, never cleared. */
+export const COMMIT_BYTES = 8;
+
+export type Phase = 'spawn' | 'preserve' | 'freeze' | 'retrieve' | 'finish';
+
+export interface ErrorReport {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** From an image to luod. */
+export type ImageToLuod =
+  | { type: 'hello'; protocol: number; image: string; pid: number }
+  | { type: 'hold'; session: string; compatible: string; record: string }
+  | { type: 'release'; session: string }
+  | { type: 'ready' }
+  | { type: 'preserved'; files: number; bytes: number }
+  | { type: 'frozen'; at: string; sentAt: string; files: number; bytes: number; connections: number }
+  | {
+      type: 'finished';
+      frozenAt: string;
+      retrievedAt: string;
+      committedAt: string;
+      resumedAt: string;
+      dropped: string[];
+      unfinished: string[];
+    }
+  | { type: 'unfrozen' }
+  | { type: 'failed'; phase: Phase; error: ErrorReport }
+  | { type: 'update'; id: number; command?: string[] };
+
+/** From luod to an image. */
+export type LuodToImage =
+  | { type: 'welcome'; role: 'fresh'; service: string; generation: number }
+  /** + [image, its fds...]: what luod held when the image before died. */
+  | { type: 'welcome'; role: 'restarted'; service: string; generation: number }
+  /** + [direct, commit] */
+  | { type: 'welcome'; role: 'successor'; service: string; generation: number }
+  /** + [direct, commit] */
+  | { type: 'preserve'; update: number }
+  | { type: 'freeze' }
+  | { type: 'unfreeze'; reason: ErrorReport }
+  | { type: 'finish' }
+  | { type: 'refused'; error: ErrorReport }
+  | { type: 'updated'; id: number; result: unknown };
+
+/** From the old image to its successor. */
+export type OldToSuccessor =
+  /** + [records, its fds...] */
+  | { type: 'precopy' }
+  | { type: 'precopied' }
+  | { type: 'closed'; handles: number[] }
+  /** + [image, its fds...] */
+  | { type: 'frozen'; at: string; dropped: number[] };
+
+/** From the successor to the old image: one for each precopy. */
+export type SuccessorToOld = { type: 'ack' };
+
+/** A message as the wire takes it. */
+export function toWire(message: ImageToLuod | LuodToImage | OldToSuccessor | SuccessorToOld): WireMessage {
+  return message as unknown as WireMessage;
+}
+
+export function now(): string {
+  return String(process.hrtime.bigint());
+}

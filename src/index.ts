@@ -1,0 +1,8 @@
+/** The public face of liveupdate. Everything that is exported here is API; nothing else is. */
+export { liveupdate } from './app/index.js';
+export type { LiveUpdateOptions, Origin, Program, ProgramEvents, ReadyOptions } from './app/program.js';
+export * from './core/index.js';
+export type { CarriedFileHandler, Handover } from './handlers/carried.js';
+export { handleOf, toSerializedData } from './handlers/carried.js';
+export type { Connection } from './handlers/connection.js';
+export { Memory } from './handlers/memory.js';

@@ -1,0 +1,96 @@
+/** Descriptors as such: duplicate, close, count, and own. */
+import { readdirSync } from 'node:fs';
+import { LiveUpdateError } from '../core/errors.js';
+import { errno, failure, libc } from './libc.js';
+
+const F_GETFD = 1;
+const F_SETFD = 2;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
+const FD_CLOEXEC = 1;
+const O_NONBLOCK = 0o4000;
+const RLIMIT_NOFILE = 7;
+
+/** A duplicate, close-on-exec. @throws {LiveUpdateError} EBADF, EMFILE. fcntl(2) */
+export function dupFd(fd: number): number {
+  return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+/** @throws {LiveUpdateError} EBADF. close(2): the descriptor is gone whatever else is reported. */
+export function closeFd(fd: number): void {
+  const result = libc.close(fd);
+  const error = errno();
+  if (result === -1 && failure('close', error).code === 'EBADF') throw failure('close', error);
+}
+
+/** @throws {LiveUpdateError} EBADF. */
+export function setCloseOnExec(fd: number, on: boolean): void {
+  const flags = fcntl(fd, F_GETFD, 0);
+  fcntl(fd, F_SETFD, on ? flags | FD_CLOEXEC : flags & ~FD_CLOEXEC);
+}
+
+/** @throws {LiveUpdateError} EBADF. */
+export function isCloseOnExec(fd: number): boolean {
+  return (fcntl(fd, F_GETFD, 0) & FD_CLOEXEC) !== 0;
+}
+
+/** The flag belongs to the open file, so every duplicate sees it. @throws {LiveUpdateError} EBADF. */
+export function setNonBlocking(fd: number, on: boolean): void {
+  const flags = fcntl(fd, F_GETFL, 0);
+  fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
+}
+
+export function fcntl(fd: number, command: number, argument: number): number {
+  const result = libc.fcntl(fd, command, argument);
+  const error = errno();
+  if (result === -1) throw failure('fcntl', error);
+  return result;
+}
+
+/** Descriptors that this process has open. */
+export function countOpenFds(): number {
+  // The listing itself holds one open.
+  return readdirSync('/proc/self/fd').length - 1;
+}
+
+const limit = Buffer.allocUnsafeSlow(4096);
+
+/** Descriptors that this process may still open: the soft RLIMIT_NOFILE less those that are open. */
+export function fdHeadroom(): number {
+  const result = libc.getrlimit(RLIMIT_NOFILE, limit);
+  const error = errno();
+  if (result === -1) throw failure('getrlimit', error);
+  return Number(limit.readBigUInt64LE(0)) - countOpenFds();
+}
+
+/** A descriptor with one owner, who closes it. */
+export class OwnedFd implements Disposable {
+  #fd: number;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** @throws {LiveUpdateError} EBADF when it was closed or taken. */
+  get fd(): number {
+    if (this.#fd === -1) throw new LiveUpdateError('EBADF', 'the descriptor was closed or taken');
+    return this.#fd;
+  }
+
+  /** Gives up ownership: the caller closes it. @throws {LiveUpdateError} EBADF. */
+  take(): number {
+    const { fd } = this;
+    this.#fd = -1;
+    return fd;
+  }
+
+  /** Closes it; again is harmless. */
+  close(): void {
+    if (this.#fd !== -1) closeFd(this.take());
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

@@ -1,0 +1,8 @@
+/** The kernel's interfaces, one thin file each. */
+export * from './fd.js';
+export * from './mapping.js';
+export * from './memfd.js';
+export * from './poll.js';
+export * from './scm-rights.js';
+export * from './socket-facts.js';
+export * from './socketpair.js';

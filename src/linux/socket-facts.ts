@@ -1,0 +1,91 @@
+/** What the kernel says of a socket: getsockopt(2), socket(7), unix(7); and shutdown(2). */
+import { errno, failure, libc } from './libc.js';
+
+const SOL_SOCKET = 1;
+const SO_TYPE = 3;
+const SO_ERROR = 4;
+const SO_PEERCRED = 17;
+const SO_ACCEPTCONN = 30;
+const SO_PROTOCOL = 38;
+const SO_DOMAIN = 39;
+const SO_COOKIE = 57;
+
+export const SHUT_RD = 0;
+export const SHUT_WR = 1;
+export const SHUT_RDWR = 2;
+
+const SOCKET_TYPES = new Map([
+  [1, 'stream'],
+  [2, 'dgram'],
+  [3, 'raw'],
+  [5, 'seqpacket'],
+] as const);
+const DOMAINS = new Map([
+  [1, 'unix'],
+  [2, 'inet'],
+  [10, 'inet6'],
+  [16, 'netlink'],
+  [40, 'vsock'],
+] as const);
+
+const value = Buffer.alloc(4096);
+const length = Buffer.alloc(4096);
+
+function option(fd: number, name: number, bytes: number): Buffer {
+  length.writeUInt32LE(bytes, 0);
+  const result = libc.getsockopt(fd, SOL_SOCKET, name, value, length);
+  const error = errno();
+  if (result === -1) throw failure('getsockopt', error);
+  return value;
+}
+
+/** 'stream', 'dgram', 'seqpacket', 'raw', or undefined for another. @throws {LiveUpdateError} EBADF, or EIO when it is no socket. */
+export function socketType(fd: number): 'stream' | 'dgram' | 'raw' | 'seqpacket' | undefined {
+  return SOCKET_TYPES.get(option(fd, SO_TYPE, 4).readInt32LE(0) as 1);
+}
+
+/** 'unix', 'inet', 'inet6', 'netlink', 'vsock', or undefined for another. @throws {LiveUpdateError} EBADF, EIO. */
+export function socketDomain(fd: number): 'unix' | 'inet' | 'inet6' | 'netlink' | 'vsock' | undefined {
+  return DOMAINS.get(option(fd, SO_DOMAIN, 4).readInt32LE(0) as 1);
+}
+
+/** IPPROTO number. @throws {LiveUpdateError} EBADF, EIO. */
+export function socketProtocol(fd: number): number {
+  return option(fd, SO_PROTOCOL, 4).readInt32LE(0);
+}
+
+/** Whether listen(2) was called on it. @throws {LiveUpdateError} EBADF, EIO. */
+export function isListening(fd: number): boolean {
+  return option(fd, SO_ACCEPTCONN, 4).readInt32LE(0) === 1;
+}
+
+/** The errno that waits on the socket; reading it clears it. @throws {LiveUpdateError} EBADF, EIO. */
+export function socketError(fd: number): number {
+  return option(fd, SO_ERROR, 4).readInt32LE(0);
+}
+
+/** A number that no other socket of this boot has, the same for every duplicate. @throws {LiveUpdateError} EBADF, EIO. */
+export function socketCookie(fd: number): bigint {
+  return option(fd, SO_COOKIE, 8).readBigUInt64LE(0);
+}
+
+export interface Credentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** Who was at the other end when it connected. @throws {LiveUpdateError} EBADF, EIO when it is no unix socket. */
+export function peerCredentials(fd: number): Credentials {
+  const bytes = option(fd, SO_PEERCRED, 12);
+  return { pid: bytes.readInt32LE(0), uid: bytes.readUInt32LE(4), gid: bytes.readUInt32LE(8) };
+}
+
+/** Ends one or both directions for every duplicate. A peer that is gone already is no error. @throws {LiveUpdateError} EBADF. */
+export function shutdown(fd: number, how: number): void {
+  const result = libc.shutdown(fd, how);
+  const error = errno();
+  if (result === 0) return;
+  const problem = failure('shutdown', error);
+  if (problem.code !== 'ENOTCONN') throw problem;
+}
