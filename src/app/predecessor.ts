@@ -20,9 +20,9 @@
 
 import { LiveUpdateError } from '../core/errors.js';
 import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
-import type { Image, SerializedFile, Token } from '../core/types.js';
-import type { Handover } from '../handlers/carried.js';
-import { type Connection, severConnection, watchEnd } from '../handlers/connection.js';
+import type { Image, Token } from '../core/types.js';
+import { type Handover, handleOf } from '../handlers/carried.js';
+import { type ConnectionSet, passRecord } from '../handlers/connection-set.js';
 import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
@@ -32,11 +32,12 @@ import { OutgoingRecords, type Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
-import { FILE_TOKEN, type Kept, KeptListener } from './kept.js';
+import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { LuodLink } from './luod-link.js';
+import { rehearseFreeze } from './rehearsal.js';
 
-/** Records of one pass: enough to be quick, few enough to leave the program its turn in between. */
-const PASS_FILES = 512;
+/** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
+const PASS_CONNECTIONS = 506;
 /** Passes on their way without an answer. */
 const PASS_WINDOW = 2;
 /** How long the frozen image waits for a successor that does not read. luod's own deadline is the real one. */
@@ -70,9 +71,7 @@ export class Predecessor {
   #directEnded = false;
   #unanswered = 0;
   #answered: (() => void) | undefined;
-  #fresh: { session: Session; token: Token; connection: Connection }[] = [];
   #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
-  #telling = false;
   #files = 0;
 
   constructor(options: PredecessorOptions) {
@@ -105,8 +104,8 @@ export class Predecessor {
 
   /**
    * Preserves everything and sends it, while the program serves.
-   * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; EBUSY for a
-   *   closed listener with live connections; ECANCELED when called off; EPIPE when the successor is gone.
+   * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; ECANCELED
+   *   when called off; EPIPE when the successor is gone.
    */
   async preserve(): Promise<{ files: number; bytes: number }> {
     let bytes = 0;
@@ -115,88 +114,70 @@ export class Predecessor {
       this.#sessions.push({ kept, session });
       await session.preserve(kept.file, FILE_TOKEN);
       this.#files++;
-      let batch: Token[] = [FILE_TOKEN];
-      if (kept instanceof KeptListener) {
-        kept.onConnection((token, connection) => this.#fresh.push({ session, token, connection }));
-        // A copy: connections come and go at each turn that a pass gives the program.
-        for (const [token, connection] of [...kept.connections]) {
-          if (!this.#preserveConnection(session, token, connection)) continue;
-          batch.push(token);
-          if (batch.length < PASS_FILES) continue;
-          bytes += await this.#pass(session, batch);
-          batch = [];
-        }
-      }
-      bytes += await this.#pass(session, batch);
+      bytes += await this.#pass(session, FILE_TOKEN);
+      if (!(kept instanceof KeptListener)) continue;
+      await session.preserve(kept.connections, CONNECTIONS_TOKEN);
+      this.#files++;
+      bytes += await this.#pass(session, CONNECTIONS_TOKEN);
+      const ended: number[] = [];
+      kept.connections.preserve((id) => {
+        // One message for all that ended in this turn of the loop.
+        if (ended.push(id) === 1) setImmediate(() => this.#tellEnded(kept.session, ended.splice(0)));
+      });
     }
     bytes += await this.#catchUp();
+    await rehearseFreeze(this.#sets().map(({ set }) => set));
+    bytes += await this.#catchUp();
+    this.#check();
     this.#send({ type: 'precopied' });
     this.#state = 'preserved';
     return { files: this.#files, bytes };
   }
 
-  #preserveConnection(session: Session, token: Token, connection: Connection): boolean {
-    if (!connection.isOpen) return false;
-    const preserved = session.preserve(connection, token);
-    if (preserved !== undefined) throw new LiveUpdateError('EINVAL', 'a connection is preserved in one go');
-    this.#files++;
-    watchEnd(connection, () => {
-      session.unpreserve(token);
-      this.#files--;
-      this.#tellClosed();
-    });
-    return true;
+  #sets(): { session: Session; set: ConnectionSet }[] {
+    const sets: { session: Session; set: ConnectionSet }[] = [];
+    for (const { kept, session } of this.#sessions) {
+      if (kept instanceof KeptListener) sets.push({ session, set: kept.connections });
+    }
+    return sets;
   }
 
-  /** One message for all that ended in this turn of the loop. */
-  #tellClosed(): void {
-    if (this.#telling) return;
-    this.#telling = true;
-    setImmediate(() => {
-      this.#telling = false;
-      const { outgoing } = this.#options.handover;
-      if (!outgoing.hasDropped || this.#direct.isOpen === false || this.#state === 'frozen') return;
-      try {
-        this.#send({ type: 'closed', handles: outgoing.takeDropped() });
-      } catch (error) {
-        // The successor does not read or is gone: luod's deadline or its exit ends the update.
-        this.#options.link.report('preserve', LiveUpdateError.from(error));
-      }
-    });
+  #tellEnded(session: string, ids: number[]): void {
+    // At the freeze the live numbers cross, and after a rollback there is nobody to tell.
+    if (!this.#direct.isOpen || this.#state === 'frozen' || this.#state === 'ended') return;
+    try {
+      this.#send({ type: 'ended', session, ids });
+    } catch (error) {
+      // The successor does not read or is gone: luod's deadline or its exit ends the update.
+      this.#options.link.report('preserve', LiveUpdateError.from(error));
+    }
   }
 
+  /** Sends the connections that wait, a pass at a time. */
   async #catchUp(): Promise<number> {
     let bytes = 0;
-    while (this.#fresh.length > 0) {
-      const fresh = this.#fresh.splice(0, PASS_FILES);
-      const batches = new Map<Session, Token[]>();
-      for (const { session, token, connection } of fresh) {
-        if (!this.#preserveConnection(session, token, connection)) continue;
-        const batch = batches.get(session);
-        if (batch === undefined) batches.set(session, [token]);
-        else batch.push(token);
+    for (const { session, set } of this.#sets()) {
+      while (set.waiting > 0) {
+        const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS);
+        const file = session.serialized(CONNECTIONS_TOKEN);
+        if (file === undefined) break;
+        this.#options.handover.outgoing.update(handleOf(file.data), passRecord(ids), fds);
+        bytes += await this.#pass(session, CONNECTIONS_TOKEN);
       }
-      for (const [session, tokens] of batches) bytes += await this.#pass(session, tokens);
     }
     return bytes;
   }
 
-  async #pass(session: Session, tokens: readonly Token[]): Promise<number> {
+  async #pass(session: Session, token: Token): Promise<number> {
     this.#check();
-    const files: SerializedFile[] = [];
-    for (const token of tokens) {
-      // One that ended since is unpreserved already.
-      const file = session.serialized(token);
-      if (file !== undefined) files.push(file);
-    }
-    const pass = this.#options.handover.outgoing.takeChanged();
+    const file = session.serialized(token);
     const image: Image = {
       compatible: IMAGE_COMPATIBLE,
       liveupdateNumber: 0n,
-      sessions: [{ name: session.name, files }],
+      sessions: [{ name: session.name, files: file === undefined ? [] : [file] }],
       flbs: [],
     };
-    const bytes = this.#sendImage({ type: 'precopy' }, image, pass);
+    const bytes = this.#sendImage({ type: 'precopy' }, image, this.#options.handover.outgoing.takeChanged());
     this.#unanswered++;
     while (this.#unanswered >= PASS_WINDOW) {
       await new Promise<void>((resolve) => {
@@ -231,9 +212,6 @@ export class Predecessor {
     await this.#catchUp();
     this.#check();
     const { orchestrator, handover, link } = this.#options;
-    for (const { session, token, connection } of this.#fresh.splice(0)) {
-      this.#preserveConnection(session, token, connection);
-    }
     const rebooted = orchestrator.reboot();
     const image = rebooted !== undefined && 'then' in rebooted ? await rebooted : rebooted;
     this.#check();
@@ -241,11 +219,7 @@ export class Predecessor {
       throw new LiveUpdateError('EOPNOTSUPP', 'live update is switched off in this program');
     this.#state = 'frozen';
     // From here to the verdict there is no await: the loop must not turn.
-    const bytes = this.#sendImage(
-      { type: 'frozen', at, dropped: handover.outgoing.takeDropped() },
-      image,
-      handover.outgoing.takeLast(),
-    );
+    const bytes = this.#sendImage({ type: 'frozen', at }, image, handover.outgoing.takeChanged());
     this.#direct.flushNow(FLUSH_MS);
     link.send({
       type: 'frozen',
@@ -259,9 +233,7 @@ export class Predecessor {
   }
 
   #connectionCount(): number {
-    let count = 0;
-    for (const { kept } of this.#sessions) if (kept instanceof KeptListener) count += kept.connections.size;
-    return count;
+    return this.#sets().reduce((count, { set }) => count + set.size, 0);
   }
 
   #halt(): Verdict {
@@ -303,8 +275,7 @@ export class Predecessor {
   sever(): void {
     this.#state = 'ended';
     for (const { kept } of this.#sessions) {
-      if (kept instanceof KeptListener)
-        for (const connection of kept.connections.values()) severConnection(connection);
+      if (kept instanceof KeptListener) kept.connections.sever();
       if (kept.file instanceof Memory) kept.file.sever();
     }
   }
@@ -317,13 +288,7 @@ export class Predecessor {
     this.#state = 'ended';
     this.#answered?.();
     if (wasFrozen) await orchestrator.cancelReboot();
-    for (const { kept, session } of this.#sessions.splice(0).reverse()) {
-      if (kept instanceof KeptListener) {
-        kept.onConnection(undefined);
-        for (const connection of kept.connections.values()) watchEnd(connection, undefined);
-      }
-      await session.close();
-    }
+    for (const { session } of this.#sessions.splice(0).reverse()) await session.close();
     handover.outgoing = new OutgoingRecords();
     this.#direct.close();
     closeFd(commitFd);

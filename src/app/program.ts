@@ -18,12 +18,13 @@ import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
 import { Connection, connectionHandler } from '../handlers/connection.js';
+import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
 import { ENV_IMAGE, ENV_SOCKET, type ErrorReport, type LuodToImage } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
-import { connectionOf, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
@@ -57,6 +58,9 @@ export interface ReadyOptions {
   drop?: readonly string[];
 }
 
+/** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
+const ANNOUNCED_PER_TURN = 50;
+
 /** An update's refusal, for lu.update(). */
 interface Waiting {
   reject(error: LiveUpdateError): void;
@@ -85,7 +89,13 @@ export class Program extends EventEmitter<ProgramEvents> {
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
-    for (const handler of [memoryHandler, stateHandler, listenerHandler, connectionHandler]) {
+    for (const handler of [
+      memoryHandler,
+      stateHandler,
+      listenerHandler,
+      connectionHandler,
+      connectionSetHandler,
+    ]) {
       this.registerHandler(handler(this.#handover) as CarriedFileHandler);
     }
   }
@@ -233,10 +243,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       name,
       () => Listener.open(server, options),
       Listener,
-      (made) => {
-        const kept = new KeptListener(session, made);
+      (file) => {
+        const kept = new KeptListener(session, file, incoming?.connections(session) ?? new ConnectionSet());
         kept.watch(server);
-        incoming?.claimConnections(kept);
         return kept;
       },
     );
@@ -246,7 +255,7 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
   connection<S = unknown>(socket: Socket): Connection<S> {
-    const connection = connectionOf(socket);
+    const connection = Connection.from(socket);
     if (connection === undefined) {
       throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
         operation: 'connection',
@@ -332,24 +341,27 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (missing.length > 0) throw this.#failed(unclaimedError(missing));
     }
     try {
-      const report = await incoming?.finish(dropped);
+      const report = await incoming?.finish(dropped, () => this.#arm());
       this.#isReady = true;
       this.#incoming = undefined;
-      // From here on nothing is a preview any more: a second image may map and change what this one uses.
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
-      for (const kept of this.#kept.values())
-        this.#resumeKept(kept, report !== undefined || incoming !== undefined);
       if (report !== undefined) link?.send({ type: 'finished', ...report });
       else link?.send({ type: 'ready' });
+      for (const kept of this.#kept.values()) {
+        if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
+      }
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
     }
   }
 
-  #resumeKept(kept: Kept, cameIn: boolean): void {
-    if (kept.kind === 'keep' && cameIn && kept.file instanceof Connection && kept.file.crossed)
-      kept.file.resume();
+  #arm(): void {
+    for (const kept of this.#kept.values()) {
+      if (kept instanceof KeptListener) {
+        if (kept.file.server !== undefined) kept.connections.arm(kept.file.server);
+      } else if (kept.file instanceof Connection && kept.file.crossed) kept.file.arm();
+    }
   }
 
   #failed(error: LiveUpdateError): LiveUpdateError {

@@ -16,10 +16,10 @@
  */
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
-import { type Resolvers, withResolvers } from '../core/resolvers.js';
-import type { Image, SerializedFile, Token } from '../core/types.js';
+import { withResolvers } from '../core/resolvers.js';
+import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
-import { Connection } from '../handlers/connection.js';
+import type { ConnectionSet } from '../handlers/connection-set.js';
 import { decodeHandover } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
 import { readImageFile } from '../handover/image-file.js';
@@ -27,7 +27,8 @@ import { now, type OldToSuccessor, type SuccessorToOld, toWire } from '../handov
 import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
-import { FILE_TOKEN, type KeptListener } from './kept.js';
+import { FILE_TOKEN } from './kept.js';
+import { collectGarbage } from './rehearsal.js';
 
 /** What `finished` tells luod. */
 export interface CutReport {
@@ -49,7 +50,7 @@ export interface IncomingOptions {
 /** What came in and what the program has claimed of it; the part that both ways of taking over share. */
 abstract class Incoming {
   protected readonly options: IncomingOptions;
-  readonly #claimed = new Map<string, KeptListener | undefined>();
+  readonly #claimed = new Set<string>();
 
   constructor(options: IncomingOptions) {
     this.options = options;
@@ -62,9 +63,14 @@ abstract class Incoming {
   /** The names of the sessions that came in. */
   abstract names(): Iterable<string>;
   /** The file under token 0 of a session, built but not flowing; undefined when no such session came. */
-  abstract file(session: string): unknown;
-  /** Takes over: everything is finished when it resolves. */
-  abstract finish(dropped: ReadonlySet<string>): Promise<CutReport | undefined>;
+  protected abstract file(session: string): unknown;
+  /** The live connections that came with a listener; undefined when none can have come. */
+  abstract connections(session: string): ConnectionSet | undefined;
+  /**
+   * Takes over: everything is finished when it resolves.
+   * @param arm Lets the connections flow; called when everything is finished.
+   */
+  abstract finish(dropped: ReadonlySet<string>, arm: () => void): Promise<CutReport | undefined>;
 
   /**
    * Hands the file of `session` to the program, once.
@@ -74,21 +80,12 @@ abstract class Incoming {
   claim(session: string): unknown {
     if (this.#claimed.has(session)) throw new LiveUpdateError('EEXIST', 'claimed twice', { session });
     const file = this.file(session);
-    if (file !== undefined) this.#claimed.set(session, undefined);
+    if (file !== undefined) this.#claimed.add(session);
     return file;
-  }
-
-  /** Where the connections of a claimed listener go. */
-  claimConnections(kept: KeptListener): void {
-    this.#claimed.set(kept.session, kept);
   }
 
   unclaimed(): string[] {
     return [...this.names()].filter((name) => !this.#claimed.has(name));
-  }
-
-  protected listenerOf(session: string): KeptListener | undefined {
-    return this.#claimed.get(session);
   }
 
   protected isClaimed(session: string): boolean {
@@ -102,14 +99,12 @@ abstract class Incoming {
         handler: file.compatible,
       });
     }
-    const { adopt } = handler;
-    if (adopt === undefined) {
+    if (handler.adopt === undefined) {
       throw new LiveUpdateError('EOPNOTSUPP', 'the handler cannot build a file ahead of the cut', {
         handler: file.compatible,
       });
     }
-    const handle = handleOf(file.data);
-    return this.records.adopt(handle, () => adopt(handle));
+    return handler.adopt(handleOf(file.data));
   }
 }
 
@@ -134,10 +129,14 @@ export class Restored extends Incoming {
     return this.#files.keys();
   }
 
-  file(session: string): unknown {
+  protected file(session: string): unknown {
     const file = this.#files.get(session);
-    if (file === undefined) return undefined;
-    return this.build(file);
+    return file === undefined ? undefined : this.build(file);
+  }
+
+  /** None: what a program had read from them died with it. */
+  connections(): undefined {
+    return undefined;
   }
 
   async finish(): Promise<undefined> {
@@ -155,7 +154,12 @@ export class Restored extends Incoming {
 interface CutSession {
   readonly name: string;
   readonly session: Session;
-  readonly connections: { readonly token: Token; readonly connection: Connection }[];
+}
+
+interface Cut {
+  readonly image: Image;
+  /** When the old image began to freeze. */
+  readonly at: string;
 }
 
 export interface SuccessorOptions extends IncomingOptions {
@@ -172,24 +176,23 @@ export class Successor extends Incoming {
   readonly #options: SuccessorOptions;
   readonly #direct: Wire;
   readonly #files = new Map<string, SerializedFile>();
-  readonly #handlers = new Map<number, CarriedFileHandler>();
-  readonly #precopied: Resolvers<void>;
-  readonly #frozen: Resolvers<{ image: Image; at: string }>;
+  readonly #connections = new Map<string, SerializedFile>();
+  readonly #precopied = withResolvers<void>();
+  readonly #frozen = withResolvers<Cut>();
   #cut = false;
 
   constructor(options: SuccessorOptions) {
     super(options);
     this.#options = options;
-    this.#precopied = withResolvers();
-    this.#frozen = withResolvers();
     // Each is awaited only if the program gets there; the failure itself is told by `failed`.
     this.#precopied.promise.catch(() => undefined);
     this.#frozen.promise.catch(() => undefined);
     this.#direct = new Wire(options.directFd, {
       message: (message, fds) => this.#take(message as unknown as OldToSuccessor, fds),
       closed: (error) => {
-        if (!this.#cut)
+        if (!this.#cut) {
           this.#fail(error ?? new LiveUpdateError('EPIPE', 'the old image died before it handed over'));
+        }
       },
     });
   }
@@ -215,12 +218,11 @@ export class Successor extends Incoming {
         case 'precopied':
           this.#precopied.resolve();
           break;
-        case 'closed':
-          for (const handle of message.handles) this.#abandon(handle);
+        case 'ended':
+          this.connections(message.session)?.abandon(message.ids);
           break;
         case 'frozen': {
           this.#cut = true;
-          for (const handle of message.dropped) this.#abandon(handle);
           const { image, records } = readHandover(fds);
           this.records.add(records, fds);
           this.#frozen.resolve({ image, at: message.at });
@@ -237,33 +239,30 @@ export class Successor extends Incoming {
     this.records.add(records, fds);
     for (const { name, files } of image.sessions) {
       for (const file of files) {
-        if (file.token === FILE_TOKEN) this.#files.set(name, file);
-        const handler = this.options.handler(file.compatible);
+        (file.token === FILE_TOKEN ? this.#files : this.#connections).set(name, file);
         // An unknown handler is refused by the orchestrator at the cut, or by the claim, with the names in it.
-        if (handler?.adopt === undefined) continue;
-        this.#handlers.set(handleOf(file.data), handler);
-        this.build(file);
+        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(file);
       }
     }
-  }
-
-  #abandon(handle: number): void {
-    const adopted = this.records.adopted(handle);
-    if (adopted !== undefined) this.#handlers.get(handle)?.abandon?.(adopted);
-    this.#handlers.delete(handle);
-    this.records.drop(handle);
   }
 
   names(): Iterable<string> {
     return this.#files.keys();
   }
 
-  file(session: string): unknown {
+  protected file(session: string): unknown {
     const file = this.#files.get(session);
     return file === undefined ? undefined : this.build(file);
   }
 
-  async finish(dropped: ReadonlySet<string>): Promise<CutReport> {
+  connections(session: string): ConnectionSet | undefined {
+    const file = this.#connections.get(session);
+    return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
+  }
+
+  async finish(dropped: ReadonlySet<string>, arm: () => void): Promise<CutReport> {
+    await this.#precopied.promise;
+    collectGarbage();
     this.#options.sendReady();
     const { image, at } = await this.#frozen.promise;
     const sessions = await this.#retrieve(image, dropped);
@@ -274,17 +273,19 @@ export class Successor extends Incoming {
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
       try {
-        const finished = session.finish();
-        if (finished !== undefined) await finished;
-        const closed = session.close();
-        if (closed !== undefined) await closed;
+        await session.finish();
+        await session.close();
       } catch (error) {
         // Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
         unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
       }
     }
-    for (const { name, connections } of sessions) this.#resume(name, connections);
+    arm();
+    // The event loop tells the kernel of all of them when it next waits, and serves what was there already.
+    await nextTurn();
+    await nextTurn();
     const resumedAt = now();
+    this.records.clear();
     this.#direct.close();
     closeFd(this.#options.commitFd);
     return { frozenAt: at, retrievedAt, committedAt, resumedAt, dropped: [...dropped], unfinished };
@@ -292,48 +293,22 @@ export class Successor extends Incoming {
 
   async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
     const { orchestrator } = this.options;
-    const deserialized = orchestrator.deserialize(image);
-    if (deserialized !== undefined) await deserialized;
+    await orchestrator.deserialize(image);
     const sessions: CutSession[] = [];
     for (const { name, files } of image.sessions) {
       if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
-      const retrieved = orchestrator.retrieveSession(name);
-      const session = 'then' in retrieved ? await retrieved : retrieved;
-      const connections: CutSession['connections'] = [];
-      sessions.push({ name, session, connections });
+      const session = await orchestrator.retrieveSession(name);
+      sessions.push({ name, session });
       if (!this.isClaimed(name)) continue;
-      for (const { token } of files) {
-        const result = session.retrieve(token);
-        const file = isPromise(result) ? await result : result;
-        if (token !== FILE_TOKEN && file instanceof Connection) connections.push({ token, connection: file });
-      }
+      for (const { token } of files) await session.retrieve(token);
     }
     return sessions;
   }
 
   async #checkFinish(sessions: readonly CutSession[]): Promise<void> {
     for (const { name, session } of sessions) {
-      const answer = session.canFinish();
-      const can = typeof answer === 'boolean' ? answer : await answer;
-      if (!can)
-        throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
-    }
-  }
-
-  #resume(name: string, connections: CutSession['connections']): void {
-    const kept = this.listenerOf(name);
-    const server = kept?.file.server;
-    if (kept === undefined || server === undefined) return;
-    for (const { token, connection } of connections) {
-      kept.enter(token, connection);
-      try {
-        connection.resume(server);
-      } catch (error) {
-        // As in any accept: the program's own listener threw. The other connections must flow all the same.
-        process.nextTick(() => {
-          throw error;
-        });
-      }
+      if (await session.canFinish()) continue;
+      throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
     }
   }
 }
@@ -359,6 +334,6 @@ export function unclaimedError(names: readonly string[]): LiveUpdateError {
   );
 }
 
-function isPromise(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }

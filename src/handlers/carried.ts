@@ -14,8 +14,9 @@ export interface Handover {
 /** A handler that can build its file from the record alone, before the old image has frozen. */
 export interface CarriedFileHandler<File = unknown, Private = unknown> extends FileHandler<File, Private> {
   /**
-   * Optional. Builds what it can from the record while the old image still serves, without reading from the file or
-   * writing to it. Called at most once a record; what it returns is `incoming.adopted(handle)` in `retrieve`.
+   * Optional, but `keep()` needs it. Builds what it can from the record while the old image still serves, without reading from
+   * the file or writing to it, and returns the file. Called for each pass that brings the record, and possibly again: what
+   * was built once belongs into `incoming.adopt(handle, build)`.
    */
   adopt?(handle: number): unknown;
   /**
@@ -27,18 +28,11 @@ export interface CarriedFileHandler<File = unknown, Private = unknown> extends F
   abandon?(adopted: unknown): void;
 }
 
-const LOW = 0xffff_ffffn;
-
 /** The record's handle in a file's `serializedData`. */
 export function handleOf(serializedData: bigint): number {
-  return Number(serializedData & LOW);
+  return Number(serializedData);
 }
 
-/** The 32 bits above the handle, a handler's own. */
-export function extraOf(serializedData: bigint): number {
-  return Number(serializedData >> 32n);
-}
-
-export function toSerializedData(handle: number, extra = 0): bigint {
-  return extra === 0 ? BigInt(handle) : (BigInt(extra) << 32n) | BigInt(handle);
+export function toSerializedData(handle: number): bigint {
+  return BigInt(handle);
 }

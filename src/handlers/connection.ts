@@ -5,20 +5,32 @@
  * What user space holds is saved at the freeze: bytes read but not consumed, bytes written but not yet taken by the
  * kernel, whether the program had ended its side, and the program's own `state` for this connection.
  *
- * Life in the old image: preserve (the descriptor crosses while the connection is served) → freeze (the rest). If the
- * connection ends in between, it is unpreserved on the spot, and its end is told to the new image, whose duplicate would
- * keep the peer waiting; the peer itself is told by shutdown(2) at once.
- * Life in the new image: adopt (a socket is built that reads nothing) → retrieve (the rest is put in place) → `resume`,
- * which the owner calls after the commit: only then does the first byte move.
+ * Life in the old image: preserved (the descriptor crosses while the connection is served) → frozen (the rest). If the
+ * connection ends in between, the new image, whose duplicate would keep the peer waiting, is told; and the peer itself
+ * is told by shutdown(2) at once.
+ *
+ * Life in the new image: adopted (a socket is built that reads nothing) → restored (the rest is put in place) → armed, after
+ * the commit (the kernel may deliver) → announced (the program gets it). Arming ten thousand takes a fraction of
+ * what ten thousand 'connection' listeners take, so all are armed at once, inside the blackout; a connection is
+ * announced when its first bytes come, and the silent ones a few at a time.
  */
 import { type Server, Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
+import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { SHUT_RDWR, shutdown } from '../linux/socket-facts.js';
-import { type CarriedFileHandler, extraOf, type Handover, handleOf, toSerializedData } from './carried.js';
-import { isDrained, setOnDestroy, sever, track, unreadBytes, unwrittenBytes } from './socket-hooks.js';
+import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import {
+  isDrained,
+  ownerOf,
+  type SocketOwner,
+  sever,
+  track,
+  unreadBytes,
+  unwrittenBytes,
+} from './socket-hooks.js';
 
 const COMPATIBLE = 'liveupdate-connection-v1';
 
@@ -26,8 +38,18 @@ const COMPATIBLE = 'liveupdate-connection-v1';
 const HEADER_BYTES = 8;
 const FLAG_ENDED = 1;
 
+type Push = (this: Socket, chunk: unknown, encoding?: BufferEncoding) => boolean;
+
+const plainPush = Socket.prototype.push as Push;
+
+/** Stands in for `push` of a socket that the program has not seen yet: whatever arrives, the program is told first. */
+const announcingPush: Push = function (chunk, encoding) {
+  Connection.from(this)?.announce();
+  return plainPush.call(this, chunk, encoding);
+};
+
 /** One connection and what the program keeps about it. `lu.connection(socket)` returns it. */
-export class Connection<S = unknown> {
+export class Connection<S = unknown> implements SocketOwner {
   readonly socket: Socket;
   /**
    * The program's own value for this connection: undefined on a new one, the saved value on one that crossed. Anything
@@ -39,11 +61,23 @@ export class Connection<S = unknown> {
   #unread: Buffer | undefined;
   #unwritten: Buffer | undefined;
   #ended = false;
+  #armed = false;
+  #announced: boolean;
+  #server: Server | undefined;
+  #onEnd: (() => void) | undefined;
+  #onGone: (() => void) | undefined;
 
   private constructor(socket: Socket, crossed: boolean) {
     this.socket = socket;
     this.crossed = crossed;
-    track(socket);
+    this.#announced = !crossed;
+    track(socket, this);
+  }
+
+  /** The connection that a socket belongs to, if it is one. */
+  static from(socket: Socket): Connection | undefined {
+    const owner = ownerOf(socket);
+    return owner instanceof Connection ? owner : undefined;
   }
 
   /** The connection of a socket that this image opened or accepted. */
@@ -61,6 +95,7 @@ export class Connection<S = unknown> {
       closeFd(fd);
       throw LiveUpdateError.from(error, { operation: 'adopt', handler: COMPATIBLE });
     }
+    (socket as { push: Push }).push = announcingPush;
     return new Connection(socket, true);
   }
 
@@ -81,17 +116,29 @@ export class Connection<S = unknown> {
   }
 
   /**
-   * Lets the connection flow: first the unwritten bytes of the old image, so that nothing the new one writes can pass
-   * them; then `server` (if it came through one) gives it to the program as its own; then what was unread, and whatever
-   * the kernel holds.
+   * After the commit: lets bytes flow. `server` (if it came through one) will get it as its own connection. What the old
+   * image still had to write goes first, so that nothing the new one writes can pass it.
    */
-  resume(server?: Server): void {
+  arm(server?: Server): void {
     const { socket } = this;
+    this.#server = server;
+    this.#armed = true;
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
     if (this.#ended) socket.end();
+    this.#unwritten = undefined;
+    if (this.#unread !== undefined || server === undefined) this.announce();
+    else startReading(socket);
+  }
+
+  /** Gives the connection to the program, once: emits it on its server, then what was unread. */
+  announce(): void {
+    if (this.#announced) return;
+    this.#announced = true;
+    const { socket } = this;
+    (socket as { push: Push }).push = plainPush;
     if (this.#unread !== undefined) socket.unshift(this.#unread);
     this.#unread = undefined;
-    this.#unwritten = undefined;
+    const server = this.#server;
     if (server !== undefined) {
       // What Node's own accept does with a new socket, so that close(), getConnections() and half-open rules hold.
       const owned = socket as Socket & { server?: Server; _server?: Server };
@@ -104,20 +151,66 @@ export class Connection<S = unknown> {
     socket.read(0);
   }
 
+  /** Calls `onGone` when the socket is destroyed. */
+  onGone(onGone: () => void): void {
+    this.#onGone = onGone;
+  }
+
+  /**
+   * While the connection is preserved: calls `onEnd` when it ends in this image, after telling the peer, which close(2)
+   * alone would not as long as the next image holds a duplicate. `undefined` goes back to plain closing.
+   */
+  watchEnd(onEnd: (() => void) | undefined): void {
+    this.#onEnd = onEnd;
+  }
+
+  destroyed(): void {
+    // An error before the program has seen the socket would find no 'error' listener, and end the process.
+    if (this.#armed) this.announce();
+    const onEnd = this.#onEnd;
+    if (onEnd !== undefined) {
+      this.#onEnd = undefined;
+      const fd = handleFd(this.socket);
+      // A reset is sent by the last close, through SO_LINGER, and must not be preceded by a FIN.
+      if (fd !== undefined && !isResetting(this.socket)) shutdown(fd, SHUT_RDWR);
+      onEnd();
+    }
+    this.#onGone?.();
+  }
+
   /** The freeze's record, or undefined when user space holds nothing. */
   pending(): Buffer | undefined {
     const { socket } = this;
-    if (isDrained(socket) && !socket.writableEnded) return undefined;
-    const unread = unreadBytes(socket);
+    if (this.#announced && isDrained(socket) && !socket.writableEnded) return undefined;
+    const unread = this.#unread ?? unreadBytes(socket);
+    const unwritten = this.#unwritten ?? unwrittenBytes(socket);
+    const ended = socket.writableEnded || this.#ended;
+    if (unread.length === 0 && unwritten.length === 0 && !ended) return undefined;
     const header = Buffer.alloc(HEADER_BYTES);
-    header.writeUInt32LE(socket.writableEnded ? FLAG_ENDED : 0, 0);
+    header.writeUInt32LE(ended ? FLAG_ENDED : 0, 0);
     header.writeUInt32LE(unread.length, 4);
-    return Buffer.concat([header, unread, unwrittenBytes(socket)]);
+    return Buffer.concat([header, unread, unwritten]);
+  }
+
+  /** After the commit, in the old image: it can no longer write into, read from or close the connection. */
+  sever(): void {
+    sever(this.socket);
   }
 }
 
+/** Readable's own read(0) would do this and more; at the cut it is done ten thousand times. */
+function startReading(socket: Socket): void {
+  (socket as unknown as { _read(size: number): void })._read(0);
+}
+
+function isResetting(socket: Socket): boolean {
+  return (socket as unknown as { resetAndClosing?: boolean }).resetAndClosing === true;
+}
+
+/** A single connection, outside of any listener, for `keep()`: a client's, say. */
 export function connectionHandler(handover: Handover): CarriedFileHandler<Connection> {
-  const adopt = (handle: number): Connection => Connection.adopt(handover.incoming.takeFd(handle));
+  const adopt = (handle: number): Connection =>
+    handover.incoming.adopt(handle, () => Connection.adopt(handover.incoming.takeFd(handle)));
   return {
     compatible: COMPATIBLE,
     adopt,
@@ -133,29 +226,19 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
         handover.outgoing.drop(handleOf(args.serializedData));
       },
       freeze(args) {
-        const connection = args.file!;
-        const handle = handleOf(args.serializedData);
-        const pending = connection.pending();
-        if (pending !== undefined) handover.outgoing.update(handle, pending);
-        if (connection.state !== undefined) {
-          args.serializedData = toSerializedData(
-            handle,
-            handover.outgoing.values.write(connection.state) + 1,
-          );
-        }
-      },
-      unfreeze(args) {
-        handover.outgoing.values.reset();
-        args.serializedData = toSerializedData(handleOf(args.serializedData));
+        const { state } = args.file!;
+        const saved = serializeValue({ state, pending: args.file!.pending() });
+        handover.outgoing.update(handleOf(args.serializedData), saved);
       },
       retrieve(args) {
-        const { incoming } = handover;
         const handle = handleOf(args.serializedData);
-        const connection = incoming.adopt(handle, () => adopt(handle));
-        const record = incoming.bytes(handle);
-        if (record.length > 0) connection.restore(record);
-        const value = extraOf(args.serializedData);
-        if (value > 0) connection.state = incoming.value(value - 1);
+        const connection = adopt(handle);
+        const saved = deserializeValue(handover.incoming.bytes(handle)) as {
+          state: unknown;
+          pending?: Uint8Array;
+        };
+        connection.state = saved.state;
+        if (saved.pending !== undefined) connection.restore(saved.pending);
         args.file = connection;
       },
       finish(args) {
@@ -165,32 +248,4 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
       },
     },
   };
-}
-
-/**
- * Calls `onEnd` when the preserved `connection` ends in this image, after telling the peer: close(2) alone would not,
- * while the next image holds a duplicate. `undefined` goes back to plain closing.
- */
-export function watchEnd(connection: Connection, onEnd: (() => void) | undefined): void {
-  const { socket } = connection;
-  if (onEnd === undefined) {
-    setOnDestroy(socket, undefined);
-    return;
-  }
-  setOnDestroy(socket, () => {
-    setOnDestroy(socket, undefined);
-    const fd = handleFd(socket);
-    // A reset is sent by the last close, through SO_LINGER, and must not be preceded by a FIN.
-    if (fd !== undefined && !isResetting(socket)) shutdown(fd, SHUT_RDWR);
-    onEnd();
-  });
-}
-
-function isResetting(socket: Socket): boolean {
-  return (socket as unknown as { resetAndClosing?: boolean }).resetAndClosing === true;
-}
-
-/** After the commit, in the old image: it can no longer write into, read from or close the connection. */
-export function severConnection(connection: Connection): void {
-  sever(connection.socket);
 }

@@ -159,7 +159,9 @@ function listenError(error: unknown, what: string): LiveUpdateError {
 
 export function listenerHandler(handover: Handover): CarriedFileHandler<Listener> {
   const adopt = (handle: number): Listener =>
-    Listener.adopt(handover.incoming.takeFd(handle), handover.incoming.bytes(handle));
+    handover.incoming.adopt(handle, () =>
+      Listener.adopt(handover.incoming.takeFd(handle), handover.incoming.bytes(handle)),
+    );
   return {
     compatible: COMPATIBLE,
     adopt,
@@ -175,8 +177,7 @@ export function listenerHandler(handover: Handover): CarriedFileHandler<Listener
         handover.outgoing.drop(handleOf(args.serializedData));
       },
       retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        args.file = handover.incoming.adopt(handle, () => adopt(handle));
+        args.file = adopt(handleOf(args.serializedData));
       },
       finish(args) {
         const handle = handleOf(args.serializedData);

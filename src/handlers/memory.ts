@@ -105,7 +105,9 @@ export class Memory {
 
 export function memoryHandler(handover: Handover): CarriedFileHandler<Memory> {
   const adopt = (handle: number): Memory =>
-    Memory.adopt(handover.incoming.takeFd(handle), { writable: handover.incoming.exclusive });
+    handover.incoming.adopt(handle, () =>
+      Memory.adopt(handover.incoming.takeFd(handle), { writable: handover.incoming.exclusive }),
+    );
   return {
     compatible: COMPATIBLE,
     adopt,
@@ -120,8 +122,7 @@ export function memoryHandler(handover: Handover): CarriedFileHandler<Memory> {
         handover.outgoing.drop(handleOf(args.serializedData));
       },
       retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        args.file = handover.incoming.adopt(handle, () => adopt(handle));
+        args.file = adopt(handleOf(args.serializedData));
       },
       finish(args) {
         const handle = handleOf(args.serializedData);

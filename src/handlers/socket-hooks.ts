@@ -22,9 +22,14 @@ interface InFlight {
   readonly encoding: BufferEncoding;
 }
 
+/** Who is told that a tracked socket is being destroyed, while its descriptor is still open. */
+export interface SocketOwner {
+  destroyed(): void;
+}
+
 interface Tracked {
+  readonly owner: SocketOwner;
   inFlight: InFlight | undefined;
-  onDestroy: (() => void) | undefined;
 }
 
 interface BufferedChunk {
@@ -95,22 +100,21 @@ function install(): void {
     if ((internals(this)._handle?.writeQueueSize ?? 0) > 0) tracked.inFlight = { isVector, data, encoding };
   };
   prototype._destroy = function (error, callback) {
-    internals(this)[kTracked]?.onDestroy?.();
+    internals(this)[kTracked]?.owner.destroyed();
     destroy.call(this, error, callback);
   };
   installed = true;
 }
 
-/** Makes `unwrittenBytes` exact for everything that is written to `socket` from now on. */
-export function track(socket: Socket): void {
+/** Makes `unwrittenBytes` exact for everything that is written to `socket` from now on, and tells `owner` of its end. */
+export function track(socket: Socket, owner: SocketOwner): void {
   install();
-  internals(socket)[kTracked] ??= { inFlight: undefined, onDestroy: undefined };
+  internals(socket)[kTracked] = { owner, inFlight: undefined };
 }
 
-/** Calls `onDestroy` when the tracked `socket` is destroyed, while its descriptor is still open. */
-export function setOnDestroy(socket: Socket, onDestroy: (() => void) | undefined): void {
-  const tracked = internals(socket)[kTracked];
-  if (tracked !== undefined) tracked.onDestroy = onDestroy;
+/** Who tracks `socket`. */
+export function ownerOf(socket: Socket): SocketOwner | undefined {
+  return internals(socket)[kTracked]?.owner;
 }
 
 /** Whether the socket holds no byte in user space: nothing read that was not consumed, nothing unwritten. */

@@ -50,7 +50,8 @@ export class State<T extends object = object> {
 }
 
 export function stateHandler(handover: Handover): CarriedFileHandler<State, Buffer> {
-  const adopt = (handle: number): State => State.restore(handover.incoming.bytes(handle));
+  const adopt = (handle: number): State =>
+    handover.incoming.adopt(handle, () => State.restore(handover.incoming.bytes(handle)));
   return {
     compatible: COMPATIBLE,
     adopt,
@@ -74,7 +75,7 @@ export function stateHandler(handover: Handover): CarriedFileHandler<State, Buff
       },
       retrieve(args) {
         const handle = handleOf(args.serializedData);
-        const state = handover.incoming.adopt(handle, () => adopt(handle));
+        const state = adopt(handle);
         state.refresh(handover.incoming.bytes(handle));
         args.file = state;
       },

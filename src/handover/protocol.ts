@@ -78,9 +78,9 @@ export type OldToSuccessor =
   /** + [records, its fds...] */
   | { type: 'precopy' }
   | { type: 'precopied' }
-  | { type: 'closed'; handles: number[] }
+  | { type: 'ended'; session: string; ids: number[] }
   /** + [image, its fds...] */
-  | { type: 'frozen'; at: string; dropped: number[] };
+  | { type: 'frozen'; at: string };
 
 /** From the successor to the old image: one for each precopy. */
 export type SuccessorToOld = { type: 'ack' };

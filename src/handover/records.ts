@@ -9,11 +9,10 @@
  * Incoming records live in the new image, which owns every descriptor until a handler takes it. `adopt` keeps what a
  * handler built from a record ahead of `retrieve`.
  *
- * Handles are positive 32-bit integers, so that a handler may keep 32 bits of its own above them.
+ * Handles count from 1, in 32 bits.
  */
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from '../linux/fd.js';
-import { ValueReader, ValueWriter } from './values.js';
 
 /** One record on its way: its descriptors are `fds[fdStart .. fdStart + fdCount)` of the pass. */
 export interface PassRecord {
@@ -28,9 +27,7 @@ export interface Pass {
   readonly fds: number[];
 }
 
-/** The record that holds the cut's value stream. */
-const VALUES_HANDLE = 0xffff_ffff;
-const MAX_HANDLE = VALUES_HANDLE - 1;
+const MAX_HANDLE = 0xffff_ffff;
 const EMPTY = new Uint8Array(0);
 
 interface Outgoing {
@@ -42,14 +39,11 @@ interface Outgoing {
 export class OutgoingRecords {
   readonly #records = new Map<number, Outgoing>();
   readonly #changed = new Set<number>();
-  #dropped: number[] = [];
   #next = 1;
-  /** Small values of the freeze, written in one stream. */
-  readonly values = new ValueWriter();
 
   /**
    * Saves a record and returns its handle.
-   * @throws {LiveUpdateError} ENOSPC after 2^32 - 2 records.
+   * @throws {LiveUpdateError} ENOSPC after 2^32 - 1 records.
    */
   put(bytes: Uint8Array = EMPTY, fds: readonly number[] = []): number {
     if (this.#next > MAX_HANDLE) throw new LiveUpdateError('ENOSPC', 'no handle is left');
@@ -59,73 +53,45 @@ export class OutgoingRecords {
     return handle;
   }
 
-  /** Replaces the bytes of a record; its descriptors stay. */
-  update(handle: number, bytes: Uint8Array): void {
+  /** Replaces the bytes of a record and adds descriptors to it; those that crossed stay where they are. */
+  update(handle: number, bytes: Uint8Array, fds: readonly number[] = []): void {
     const record = this.#records.get(handle);
     if (record === undefined) throw new LiveUpdateError('ENOENT', `no record ${handle}`);
     record.bytes = bytes;
+    if (fds.length > 0) record.fds = [...(record.fds ?? []), ...fds];
     this.#changed.add(handle);
   }
 
-  /** Forgets a record. One that already crossed is told by the next `takeDropped()`. */
+  /** Forgets a record. */
   drop(handle: number): void {
-    const record = this.#records.get(handle);
-    if (record === undefined) return;
-    if (record.fds === undefined) this.#dropped.push(handle);
     this.#records.delete(handle);
     this.#changed.delete(handle);
   }
 
-  /** Handles dropped after they crossed, since the last call. */
-  takeDropped(): number[] {
-    const dropped = this.#dropped;
-    this.#dropped = [];
-    return dropped;
-  }
-
-  get hasDropped(): boolean {
-    return this.#dropped.length > 0;
-  }
-
-  /** At most `limit` descriptors' worth of what changed since the last pass (one record always fits). */
-  takeChanged(limit = Number.POSITIVE_INFINITY): Pass {
+  /** What changed since the last pass. */
+  takeChanged(): Pass {
     const pass: Pass = { records: [], fds: [] };
     for (const handle of this.#changed) {
       const record = this.#records.get(handle) as Outgoing;
       const fds = record.fds ?? [];
-      if (pass.records.length > 0 && pass.fds.length + fds.length > limit) break;
       pass.records.push({ handle, bytes: record.bytes, fdStart: pass.fds.length, fdCount: fds.length });
       for (const fd of fds) pass.fds.push(fd);
       record.fds = undefined;
-      this.#changed.delete(handle);
     }
-    return pass;
-  }
-
-  get hasChanged(): boolean {
-    return this.#changed.size > 0;
-  }
-
-  /** The last pass: what changed, and the value stream. */
-  takeLast(): Pass {
-    const pass = this.takeChanged();
-    const bytes = this.values.take();
-    if (bytes !== undefined) {
-      pass.records.push({ handle: VALUES_HANDLE, bytes, fdStart: pass.fds.length, fdCount: 0 });
-    }
+    this.#changed.clear();
     return pass;
   }
 }
 
 interface Incoming {
   bytes: Uint8Array;
-  fds: number[];
+  fds: number[] | undefined;
   adopted: unknown;
 }
 
 export class IncomingRecords {
-  readonly #records = new Map<number, Incoming>();
-  #values: ValueReader | undefined;
+  /** By handle, which the old image counts from 1. */
+  #records: (Incoming | undefined)[] = [];
 
   /** Whether this image may already write what it maps: not while the old image still serves. */
   readonly exclusive: boolean;
@@ -134,31 +100,26 @@ export class IncomingRecords {
     this.exclusive = options.exclusive;
   }
 
-  /** Adds a pass. The descriptors belong to the records from now on. */
+  /**
+   * Adds a pass. The descriptors belong to the records from now on.
+   * @throws {LiveUpdateError} EINVAL for a handle far beyond the ones before.
+   */
   add(records: readonly PassRecord[], fds: readonly number[]): void {
     for (const { handle, bytes, fdStart, fdCount } of records) {
-      if (handle === VALUES_HANDLE) {
-        this.#values = new ValueReader(bytes);
-        continue;
-      }
-      const known = this.#records.get(handle);
-      if (known === undefined) {
-        this.#records.set(handle, { bytes, fds: fds.slice(fdStart, fdStart + fdCount), adopted: undefined });
-      } else {
+      const known = this.#records[handle];
+      const own = fdCount === 0 ? undefined : fds.slice(fdStart, fdStart + fdCount);
+      if (known === undefined) this.#records[handle] = { bytes, fds: own, adopted: undefined };
+      else {
         known.bytes = bytes;
-        for (let i = fdStart; i < fdStart + fdCount; i++) known.fds.push(fds[i] as number);
+        if (own !== undefined) known.fds = [...(known.fds ?? []), ...own];
       }
     }
   }
 
   #get(handle: number): Incoming {
-    const record = this.#records.get(handle);
+    const record = this.#records[handle];
     if (record === undefined) throw new LiveUpdateError('EINVAL', `the record ${handle} did not come`);
     return record;
-  }
-
-  has(handle: number): boolean {
-    return this.#records.has(handle);
   }
 
   /** @throws {LiveUpdateError} EINVAL when no such record came. */
@@ -171,16 +132,10 @@ export class IncomingRecords {
    * @throws {LiveUpdateError} EINVAL when the record or the descriptor did not come.
    */
   takeFd(handle: number): number {
-    const fd = this.#get(handle).fds.shift();
+    const fd = this.#get(handle).fds?.shift();
     if (fd === undefined)
       throw new LiveUpdateError('EINVAL', `the record ${handle} came without its descriptor`);
     return fd;
-  }
-
-  /** A small value of the freeze, by the index that its writer got. */
-  value(index: number): unknown {
-    if (this.#values === undefined) throw new LiveUpdateError('EINVAL', 'the saved values did not come');
-    return this.#values.read(index);
   }
 
   /** What a handler built from the record ahead of `retrieve`; `build` makes it at the first ask. */
@@ -191,20 +146,20 @@ export class IncomingRecords {
   }
 
   adopted<T>(handle: number): T | undefined {
-    return this.#records.get(handle)?.adopted as T | undefined;
+    return this.#records[handle]?.adopted as T | undefined;
   }
 
   /** Forgets a record and closes the descriptors that nobody took. What was adopted is the caller's to give up. */
   drop(handle: number): void {
-    const record = this.#records.get(handle);
+    const record = this.#records[handle];
     if (record === undefined) return;
-    this.#records.delete(handle);
-    for (const fd of record.fds) closeFd(fd);
+    this.#records[handle] = undefined;
+    for (const fd of record.fds ?? []) closeFd(fd);
   }
 
   /** Drops every record. */
   clear(): void {
-    for (const handle of [...this.#records.keys()]) this.drop(handle);
-    this.#values = undefined;
+    for (const record of this.#records) for (const fd of record?.fds ?? []) closeFd(fd);
+    this.#records = [];
   }
 }
