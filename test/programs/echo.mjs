@@ -1,0 +1,94 @@
+/**
+ * The program under test: an echo server that keeps everything. Each connection counts its bytes in its state, the program
+ * counts all of them in a state, and the memory holds a pattern. A second listener, on a unix path, answers each connection
+ * with one line of JSON: what the program knows of itself.
+ *
+ * PORT and CONTROL say where, MEMORY how much. FAULT is what goes wrong on purpose, in this image.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import net from 'node:net';
+import { liveupdate } from 'liveupdate';
+
+const { FAULT, PORT, CONTROL, MEMORY = '65536' } = process.env;
+const STEP = 2654435761;
+
+if (FAULT === 'exits-at-start') process.exit(7);
+if (FAULT === 'never-says-hello') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
+
+const lu = await liveupdate();
+
+const total = await lu.state('total', () => ({ bytes: 0, connections: 0, generations: [], ...extra() }));
+const memory = await lu.memory('cache', Number(MEMORY));
+const words = new Uint32Array(memory);
+const live = new Set();
+const events = [];
+
+function extra() {
+  return FAULT === 'state-cannot-be-cloned' ? { f: () => 0 } : {};
+}
+
+if (FAULT === 'writes-memory-early') words[0] = 1;
+
+const server = net.createServer((socket) => {
+  const conn = lu.connection(socket);
+  if (conn.state === undefined) conn.state = { bytes: 0, id: total.connections++ };
+  live.add(socket);
+  socket.on('data', (chunk) => {
+    conn.state.bytes += chunk.length;
+    total.bytes += chunk.length;
+    socket.write(chunk);
+  });
+  socket.on('error', () => socket.destroy());
+  socket.on('close', () => live.delete(socket));
+});
+
+const control = net.createServer((socket) => {
+  socket.on('error', () => socket.destroy());
+  socket.end(`${JSON.stringify(report())}\n`);
+});
+
+function report() {
+  let damaged = 0;
+  for (let i = 0; i < words.length; i++) if (words[i] !== (i * STEP) >>> 0) damaged++;
+  const states = [...live].map((socket) => lu.connection(socket).state);
+  return {
+    pid: process.pid,
+    generation: lu.generation,
+    origin: lu.origin,
+    total,
+    damaged,
+    live: live.size,
+    ids: new Set(states.map(({ id }) => id)).size,
+    bytes: states.reduce((sum, { bytes }) => sum + bytes, 0),
+    fds: readdirSync('/proc/self/fd').length,
+    luod: Number(/PPid:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]),
+    events,
+  };
+}
+
+for (const name of ['freeze', 'unfreeze', 'rollback', 'orphaned']) lu.on(name, () => events.push(name));
+
+await lu.listen('echo', server, { host: '127.0.0.1', port: Number(PORT ?? 0), backlog: 4096 });
+await lu.listen('control', control, { path: CONTROL });
+
+if (FAULT === 'never-ready') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
+if (FAULT === 'throws-before-ready') throw new Error('this version does not work');
+if (FAULT === 'asks-for-more-memory') await lu.memory('other', 2 ** 40);
+// From here on records are read by retrieve alone, in the cut.
+const { incoming } = lu.handover;
+if (FAULT === 'retrieve-throws') {
+  incoming.bytes = () => {
+    throw new Error('the record was eaten');
+  };
+}
+if (FAULT === 'killed-in-the-cut') incoming.bytes = () => process.kill(process.pid, 'SIGKILL');
+if (FAULT === 'freeze-throws') {
+  lu.on('freeze', () => {
+    throw new Error('not now');
+  });
+}
+if (FAULT === 'freeze-hangs') lu.on('freeze', () => new Promise(() => undefined));
+
+await lu.ready();
+if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
+total.generations.push(lu.generation);
