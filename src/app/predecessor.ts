@@ -69,6 +69,9 @@ export class Predecessor {
   readonly #sessions: OpenSession[] = [];
   #state: State = 'preserving';
   #directEnded = false;
+  #rebooting: Promise<void> | undefined;
+  /** What a successful reboot left, which keeps the orchestrator locked. */
+  #image: Image | undefined;
   #unanswered = 0;
   #answered: (() => void) | undefined;
   #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
@@ -211,29 +214,40 @@ export class Predecessor {
     await this.#options.announceFreeze();
     await this.#catchUp();
     this.#check();
-    const { orchestrator, handover, link } = this.#options;
-    const rebooted = orchestrator.reboot();
-    const image = rebooted !== undefined && 'then' in rebooted ? await rebooted : rebooted;
+    await this.#reboot();
+    const image = this.#image;
     this.#check();
     if (image === undefined)
       throw new LiveUpdateError('EOPNOTSUPP', 'live update is switched off in this program');
     this.#state = 'frozen';
     // From here to the verdict there is no await: the loop must not turn.
-    const bytes = this.#sendImage({ type: 'frozen', at }, image, handover.outgoing.takeChanged());
-    this.#direct.flushNow(FLUSH_MS);
-    link.send({
-      type: 'frozen',
-      at,
-      sentAt: now(),
-      files: this.#files,
-      bytes,
-      connections: this.#connectionCount(),
-    });
+    const { handover, link } = this.#options;
+    try {
+      this.#sendImage({ type: 'frozen', at, sentAt: now() }, image, handover.outgoing.takeChanged());
+      this.#direct.flushNow(FLUSH_MS);
+    } catch (error) {
+      // Nobody can have the whole image; luod hears of it and calls the update off.
+      this.#state = 'freezing';
+      throw error;
+    }
+    if (link.isOpen) link.send({ type: 'frozen' });
     return this.#halt();
   }
 
-  #connectionCount(): number {
-    return this.#sets().reduce((count, { set }) => count + set.size, 0);
+  async #reboot(): Promise<void> {
+    const rebooting = this.#options.orchestrator.reboot();
+    if (!(rebooting instanceof Promise)) {
+      this.#image = rebooting as Image | undefined;
+      return;
+    }
+    this.#rebooting = rebooting.then((image) => {
+      this.#image = image;
+    });
+    try {
+      await this.#rebooting;
+    } finally {
+      this.#rebooting = undefined;
+    }
   }
 
   #halt(): Verdict {
@@ -282,16 +296,30 @@ export class Predecessor {
 
   /** Takes everything back: the program serves on as if no update had been tried. */
   async rollback(): Promise<void> {
-    const { orchestrator, handover, commitFd } = this.#options;
-    const wasFrozen = this.#state === 'frozen';
     if (this.#state === 'ended') return;
     this.#state = 'ended';
     this.#answered?.();
-    if (wasFrozen) await orchestrator.cancelReboot();
+    this.#direct.close();
+    closeFd(this.#options.commitFd);
+    const rebooting = this.#rebooting;
+    if (rebooting === undefined) {
+      await this.#takeBack();
+      return;
+    }
+    // A freeze of the program's own that hangs must not hang the program: it serves on, and is tidied up if the freeze
+    // ever ends. Its failure was told by freeze().
+    void rebooting.then(
+      () => this.#takeBack(),
+      () => this.#takeBack(),
+    );
+  }
+
+  async #takeBack(): Promise<void> {
+    const { orchestrator, handover } = this.#options;
+    if (this.#image !== undefined) await orchestrator.cancelReboot();
+    this.#image = undefined;
     for (const { session } of this.#sessions.splice(0).reverse()) await session.close();
     handover.outgoing = new OutgoingRecords();
-    this.#direct.close();
-    closeFd(commitFd);
   }
 }
 

@@ -345,8 +345,8 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#isReady = true;
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
-      if (report !== undefined) link?.send({ type: 'finished', ...report });
-      else link?.send({ type: 'ready' });
+      // A luod that died during the cut has nothing to learn; this image serves.
+      if (link?.isOpen) link.send(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
       for (const kept of this.#kept.values()) {
         if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
       }
@@ -494,8 +494,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   #orphan(): void {
-    // A successor that is not in charge yet must never come to be, because nobody could tell the old image.
-    if (this.#origin === 'update' && !this.#isReady) process.exit(1);
+    // Before the commit the old image is in charge, and waits for this one's end to go on.
+    if (this.#incoming instanceof Successor && !this.#incoming.isCommitted) process.exit(1);
     if (this.listenerCount('orphaned') > 0) this.emit('orphaned');
     else
       process.emitWarning(

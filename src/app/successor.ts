@@ -33,6 +33,11 @@ import { collectGarbage } from './rehearsal.js';
 /** What `finished` tells luod. */
 export interface CutReport {
   frozenAt: string;
+  sentAt: string;
+  files: number;
+  connections: number;
+  /** Of the image that came in the cut. */
+  bytes: number;
   retrievedAt: string;
   committedAt: string;
   resumedAt: string;
@@ -158,8 +163,10 @@ interface CutSession {
 
 interface Cut {
   readonly image: Image;
-  /** When the old image began to freeze. */
+  /** When the old image began to freeze, and when it had. */
   readonly at: string;
+  readonly sentAt: string;
+  readonly bytes: number;
 }
 
 export interface SuccessorOptions extends IncomingOptions {
@@ -180,6 +187,7 @@ export class Successor extends Incoming {
   readonly #precopied = withResolvers<void>();
   readonly #frozen = withResolvers<Cut>();
   #cut = false;
+  #committed = false;
 
   constructor(options: SuccessorOptions) {
     super(options);
@@ -203,6 +211,11 @@ export class Successor extends Incoming {
     this.#options.failed(error);
   }
 
+  /** Whether this image is the one in charge, whatever becomes of luod or of the old one. */
+  get isCommitted(): boolean {
+    return this.#committed;
+  }
+
   /** When everything that can come before the freeze has come. */
   get precopied(): Promise<void> {
     return this.#precopied.promise;
@@ -223,9 +236,9 @@ export class Successor extends Incoming {
           break;
         case 'frozen': {
           this.#cut = true;
-          const { image, records } = readHandover(fds);
+          const { image, records, bytes } = readHandover(fds);
           this.records.add(records, fds);
-          this.#frozen.resolve({ image, at: message.at });
+          this.#frozen.resolve({ image, bytes, at: message.at, sentAt: message.sentAt });
           break;
         }
       }
@@ -264,11 +277,15 @@ export class Successor extends Incoming {
     await this.#precopied.promise;
     collectGarbage();
     this.#options.sendReady();
-    const { image, at } = await this.#frozen.promise;
+    const { image, at, sentAt, bytes } = await this.#frozen.promise;
     const sessions = await this.#retrieve(image, dropped);
     const retrievedAt = now();
     await this.#checkFinish(sessions);
+    // Counted here: finish gives the records up.
+    let connections = 0;
+    for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
+    this.#committed = true;
     const committedAt = now();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
@@ -288,7 +305,18 @@ export class Successor extends Incoming {
     this.records.clear();
     this.#direct.close();
     closeFd(this.#options.commitFd);
-    return { frozenAt: at, retrievedAt, committedAt, resumedAt, dropped: [...dropped], unfinished };
+    return {
+      frozenAt: at,
+      sentAt,
+      retrievedAt,
+      committedAt,
+      resumedAt,
+      bytes,
+      connections,
+      files: image.sessions.reduce((count, { files }) => count + files.length, 0),
+      dropped: [...dropped],
+      unfinished,
+    };
   }
 
   async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
@@ -314,11 +342,12 @@ export class Successor extends Incoming {
 }
 
 /** Reads and checks a handover; the first descriptor is the file, the others stay in `fds`. */
-function readHandover(fds: number[]): ReturnType<typeof decodeHandover> {
+function readHandover(fds: number[]): ReturnType<typeof decodeHandover> & { bytes: number } {
   const file = fds.shift();
   if (file === undefined) throw new LiveUpdateError('EPROTO', 'a handover without its descriptor');
   try {
-    return decodeHandover(readImageFile(file), { fdCount: fds.length });
+    const bytes = readImageFile(file);
+    return { ...decodeHandover(bytes, { fdCount: fds.length }), bytes: bytes.length };
   } catch (error) {
     for (const fd of fds.splice(0)) closeFd(fd);
     throw error;

@@ -131,10 +131,9 @@ export class ImageProcess {
     this.#events.gone(this, exit);
   }
 
-  /** @throws {LiveUpdateError} EPIPE when the program is gone or does not use liveupdate. */
+  /** Tells the program. One that is gone, or does not use liveupdate, is not told; `gone` tells of the first. */
   send(message: LuodToImage, fds: readonly number[] = []): void {
-    if (this.#wire === undefined) throw new LiveUpdateError('EPIPE', 'the program is not connected');
-    this.#wire.send(toWire(message), fds);
+    this.#wire?.send(toWire(message), fds);
   }
 
   /** Signals the program alone, as a terminal or an operator would. */

@@ -84,13 +84,14 @@ export class Update {
   readonly #hello = withResolvers<void>();
   readonly #preserved = withResolvers<Message<'preserved'>>();
   readonly #ready = withResolvers<void>();
-  readonly #frozen = withResolvers<Message<'frozen'>>();
+  readonly #frozen = withResolvers<void>();
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
   readonly #failure = withResolvers<Failure>();
   readonly #commitFd: number;
   #direct: { old: number; successor: number } | undefined;
   #phase: Phase = 'spawn';
+  #preserveSent = false;
   #freezeSent = false;
 
   constructor(options: {
@@ -127,7 +128,7 @@ export class Update {
       this.#failure.resolve({ phase: message.phase, error: message.error });
     } else if (image === this.#old) {
       if (message.type === 'preserved') this.#preserved.resolve(message);
-      if (message.type === 'frozen') this.#frozen.resolve(message);
+      if (message.type === 'frozen') this.#frozen.resolve();
       if (message.type === 'unfrozen') this.#unfrozen.resolve();
     } else {
       if (message.type === 'ready') this.#ready.resolve();
@@ -163,6 +164,7 @@ export class Update {
       this.#phase = 'preserve';
       const direct = this.#direct as { old: number; successor: number };
       this.#old.send({ type: 'preserve', update: 1 }, [direct.old, this.#commitFd]);
+      this.#preserveSent = true;
       closeFd(direct.old);
       this.#direct = undefined;
       const preserved = await this.#wait(
@@ -182,9 +184,9 @@ export class Update {
       this.#phase = 'freeze';
       this.#freezeSent = true;
       this.#old.send({ type: 'freeze' });
-      const frozen = await this.#wait(
+      await this.#wait(
         'freeze',
-        Promise.race([this.#frozen.promise, this.#finished.promise]),
+        Promise.race([this.#frozen.promise, this.#finished.promise.then(() => undefined)]),
         this.#deadlines.freeze,
         'the running version did not freeze',
       );
@@ -197,11 +199,10 @@ export class Update {
         this.#deadlines.retrieve,
         'the new version did not take over',
       );
-      const freezing = frozen.type === 'frozen' ? frozen : undefined;
       await this.#dismiss();
       return {
         outcome: { kind: 'committed' },
-        result: this.#result(marks, preserved, freezing, finished),
+        result: this.#result(marks, preserved, finished),
       };
     } catch (error) {
       if (!(error instanceof PhaseError)) throw error;
@@ -247,6 +248,10 @@ export class Update {
           message: `${error.message}; it had taken over already, so its connections are lost; it is started again with the listeners and memory that luod holds`,
         }),
       };
+    }
+    // An image that was told of no update has nothing to take back, and would not answer.
+    if (this.#old.exit === undefined && !this.#preserveSent) {
+      return { outcome: { kind: 'rolledBack' }, result: this.#failed(marks, true, error) };
     }
     if (this.#old.exit === undefined && this.#old.isConnected) {
       this.#old.send({ type: 'unfreeze', reason: failure.error });
@@ -298,14 +303,9 @@ export class Update {
     };
   }
 
-  #result(
-    marks: number[],
-    preserved: Message<'preserved'>,
-    frozen: Message<'frozen'> | undefined,
-    finished: Message<'finished'>,
-  ): UpdateResult {
+  #result(marks: number[], preserved: Message<'preserved'>, finished: Message<'finished'>): UpdateResult {
     const frozenAt = BigInt(finished.frozenAt);
-    const sentAt = frozen === undefined ? frozenAt : BigInt(frozen.sentAt);
+    const sentAt = BigInt(finished.sentAt);
     return {
       ok: true,
       service: this.#service,
@@ -320,9 +320,9 @@ export class Update {
         retrieve: milliseconds(BigInt(finished.retrievedAt) - sentAt),
         finish: milliseconds(BigInt(finished.resumedAt) - BigInt(finished.retrievedAt)),
       },
-      files: frozen?.files ?? preserved.files,
-      connections: frozen?.connections ?? 0,
-      bytes: preserved.bytes + (frozen?.bytes ?? 0),
+      files: finished.files,
+      connections: finished.connections,
+      bytes: preserved.bytes + finished.bytes,
       carried: true,
       dropped: finished.dropped,
       unfinished: finished.unfinished,

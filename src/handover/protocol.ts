@@ -44,10 +44,14 @@ export type ImageToLuod =
   | { type: 'release'; session: string }
   | { type: 'ready' }
   | { type: 'preserved'; files: number; bytes: number }
-  | { type: 'frozen'; at: string; sentAt: string; files: number; bytes: number; connections: number }
+  | { type: 'frozen' }
   | {
       type: 'finished';
       frozenAt: string;
+      sentAt: string;
+      files: number;
+      connections: number;
+      bytes: number;
       retrievedAt: string;
       committedAt: string;
       resumedAt: string;
@@ -80,7 +84,7 @@ export type OldToSuccessor =
   | { type: 'precopied' }
   | { type: 'ended'; session: string; ids: number[] }
   /** + [image, its fds...] */
-  | { type: 'frozen'; at: string };
+  | { type: 'frozen'; at: string; sentAt: string };
 
 /** From the successor to the old image: one for each precopy. */
 export type SuccessorToOld = { type: 'ack' };

@@ -101,12 +101,13 @@ export class Wire {
   }
 
   /**
-   * Sends `message` with `fds`. The descriptors stay the caller's, which may close them as soon as this returns.
-   * @throws {LiveUpdateError} EPIPE when the wire is closed; ENOBUFS when the peer does not read and the queue is full;
+   * Sends `message` with `fds`. The descriptors stay the caller's, which may close them as soon as this returns. A peer
+   * that is gone gets nothing and it is no error: it may go at any moment, and `closed` tells of it.
+   * @throws {LiveUpdateError} ENOBUFS when the peer does not read and the queue is full;
    *   E2BIG for more descriptors than a line may own.
    */
   send(message: WireMessage, fds: readonly number[] = []): void {
-    if (!this.#open) throw new LiveUpdateError('EPIPE', 'the other side is gone', { operation: 'send' });
+    if (!this.#open) return;
     if (fds.length > this.#limits.lineFds) {
       throw new LiveUpdateError('E2BIG', `${fds.length} descriptors in one message`, { operation: 'send' });
     }
@@ -125,6 +126,7 @@ export class Wire {
       const end = i === messages - 1 || messages === 0 ? line.length : start + 1;
       const share = fds.slice(i * MAX_FDS_PER_MESSAGE, (i + 1) * MAX_FDS_PER_MESSAGE);
       this.#write({ bytes: line.subarray(start, end), fds: share });
+      if (!this.#open) return;
       start = end;
     }
   }
@@ -140,6 +142,10 @@ export class Wire {
         }
       } catch (error) {
         // Too many descriptors in flight for this user: they drain as the peer receives.
+        if (isGone(error)) {
+          this.#end(LiveUpdateError.from(error));
+          return;
+        }
         if (!isTransient(error)) throw this.#fail(error);
       }
     }
@@ -293,6 +299,10 @@ export class Wire {
 
 function isMessage(value: unknown): value is WireMessage {
   return typeof value === 'object' && value !== null && 'type' in value && typeof value.type === 'string';
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof LiveUpdateError && (error.code === 'EPIPE' || error.code === 'ECONNRESET');
 }
 
 function isTransient(error: unknown): boolean {

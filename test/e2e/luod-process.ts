@@ -96,7 +96,8 @@ export class LuodProcess {
       this.stderr += text;
       for (const wake of this.#lines.splice(0)) wake();
     });
-    this.exited = once(this.#child, 'close').then(([code]) => {
+    // Not 'close': a program that outlives luod holds its stderr.
+    this.exited = once(this.#child, 'exit').then(([code]) => {
       for (const wake of this.#lines.splice(0)) wake();
       return code as number | null;
     });

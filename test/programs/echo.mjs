@@ -89,6 +89,17 @@ if (FAULT === 'freeze-throws') {
 }
 if (FAULT === 'freeze-hangs') lu.on('freeze', () => new Promise(() => undefined));
 
+// The old image is halted by the time that its records are read.
+const killInTheCut = (pid) => {
+  const bytes = incoming.bytes.bind(incoming);
+  incoming.bytes = (handle) => {
+    incoming.bytes = bytes;
+    process.kill(Number(pid), 'SIGKILL');
+    return bytes(handle);
+  };
+};
+if (FAULT === 'kills-the-old-in-the-cut') killInTheCut(process.env.OLD_PID);
+if (FAULT === 'kills-luod-in-the-cut') killInTheCut(process.env.LUOD_PID);
 await lu.ready();
 if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
 total.generations.push(lu.generation);
