@@ -264,8 +264,11 @@ export class Update {
         }
       }
     }
+    const died = this.#old.exit !== undefined;
     // A program that neither ends nor answers has lost its event loop; what luod holds is all that can be saved.
-    await endOf(this.#old, 0);
+    const exit = await endOf(this.#old, 0);
+    // The successor may have noticed the end of the old image first; what counts is why that one ended.
+    if (died) Object.assign(error, exitReport('the running version', exit));
     return {
       outcome: { kind: 'lost', by: 'old' },
       result: this.#failed(marks, false, {
@@ -339,11 +342,10 @@ class PhaseError extends Error {
   }
 }
 
-/** Asks with SIGTERM where there was time, ends with SIGKILL. */
-async function endOf(image: ImageProcess, ms: number): Promise<void> {
-  if (ms > 0 && (await settles(image.gone, ms))) return;
-  image.kill('SIGKILL');
-  await image.gone;
+/** Waits `ms` for the end of an image, then brings it about. */
+async function endOf(image: ImageProcess, ms: number): Promise<Exit> {
+  if (ms === 0 || !(await settles(image.gone, ms))) image.kill('SIGKILL');
+  return await image.gone;
 }
 
 async function settles(promise: Promise<unknown>, ms: number): Promise<boolean> {

@@ -52,11 +52,12 @@ export class FdWatch {
 
   /** Keeps the event loop alive, which is the default. */
   ref(): void {
-    this.#handle.ref();
+    // koffi dereferences a closed handle: SIGSEGV.
+    if (this.#open) this.#handle.ref();
   }
 
   unref(): void {
-    this.#handle.unref();
+    if (this.#open) this.#handle.unref();
   }
 
   /** Ends the watch; the descriptor stays open and the caller's. */
