@@ -269,7 +269,7 @@ class Reader {
  * A 32-bit sum over all words but its own: four lanes of multiply and rotate, so that it runs as fast as memory is
  * read. It is against damage and not against an attacker, who could not get here.
  */
-function checksum(words: Int32Array): number {
+export function checksum(words: Int32Array): number {
   let a = 0x9e3779b1;
   let b = 0x85ebca77;
   let c = 0xc2b2ae3d;
