@@ -150,7 +150,7 @@ describe('a program that dies', () => {
     expect(result.error?.message).toMatch(
       /the running version was killed by SIGKILL.*connections are lost.*started again/,
     );
-    await luod.says(/generation \d+ serves[^]*generation \d+ serves/);
+    await luod.says(/generation \d+ serves[\s\S]*generation \d+ serves/);
     expect(await luod.report()).toMatchObject({ origin: 'crash', damaged: 0, live: 0 });
     expect(isAlive(pid)).toBe(false);
   });
