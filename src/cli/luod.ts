@@ -19,6 +19,9 @@ interface RunFlags {
 const PASSED_ON: readonly NodeJS.Signals[] = ['SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
 const ENDING: readonly NodeJS.Signals[] = ['SIGTERM', 'SIGINT', 'SIGQUIT'];
 
+// Whoever read the log may leave (a pipe to head, a closed terminal); the services must not end with him.
+process.stderr.on('error', () => undefined);
+
 function log(line: string): void {
   process.stderr.write(`luod: ${line}\n`);
 }

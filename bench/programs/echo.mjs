@@ -1,0 +1,20 @@
+/** The service that is measured: echoes, with state for each connection and memory whose pages are all touched. */
+import net from 'node:net';
+import { liveupdate } from 'liveupdate';
+
+const lu = await liveupdate();
+const total = await lu.state('total', () => ({ bytes: 0, connections: 0 }));
+const memory = await lu.memory('cache', Number(process.env.MEMORY));
+const server = net.createServer((socket) => {
+  const conn = lu.connection(socket);
+  conn.state ??= { bytes: 0, id: total.connections++ };
+  socket.on('data', (chunk) => {
+    conn.state.bytes += chunk.length;
+    total.bytes += chunk.length;
+    socket.write(chunk);
+  });
+  socket.on('error', () => socket.destroy());
+});
+await lu.listen('echo', server, { host: '127.0.0.1', port: Number(process.env.PORT), backlog: 4096 });
+if (lu.origin === 'fresh') new Uint8Array(memory).fill(1);
+await lu.ready();
