@@ -35,7 +35,7 @@ function newest(folder) {
   return latest;
 }
 
-/** `npm ci`, if what is installed is not what the lock file says. */
+/** Installs what the lock file says, if something else is installed. */
 export function installMissing() {
   const [major, minor] = process.versions.node.split('.').map(Number);
   if (process.platform !== 'linux') fail('liveupdate needs Linux.');
@@ -44,7 +44,8 @@ export function installMissing() {
   const installed = mtime(join(ROOT, 'node_modules', '.package-lock.json'));
   if (installed >= mtime(join(ROOT, 'package-lock.json')) && existsSync(tool('tsc'))) return;
   process.stderr.write('Installing dependencies...\n');
-  run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']);
+  // Not `npm ci`: it refuses a lock file that lacks another platform's optional package, which nobody here needs.
+  run('npm', ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']);
 }
 
 /** Compiles src/ to dist/, if a source is newer than the last build. */
