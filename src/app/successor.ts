@@ -28,7 +28,7 @@ import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
-import { collectGarbage } from './rehearsal.js';
+import { collectGarbage, rehearseTakeover } from './rehearsal.js';
 
 /** What `finished` tells luod. */
 export interface CutReport {
@@ -275,7 +275,8 @@ export class Successor extends Incoming {
 
   async finish(dropped: ReadonlySet<string>, arm: () => void): Promise<CutReport> {
     await this.#precopied.promise;
-    collectGarbage();
+    await rehearseTakeover();
+    collectGarbage('all');
     this.#options.sendReady();
     const { image, at, sentAt, bytes } = await this.#frozen.promise;
     const sessions = await this.#retrieve(image, dropped);

@@ -17,7 +17,7 @@ import { handleFd } from '../linux/handle-fd.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { Connection } from './connection.js';
 
-const COMPATIBLE = 'liveupdate-connections-v1';
+export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 
 /** A record of a pass, or of the freeze: a structured clone. */
 interface SavedSet {
@@ -190,7 +190,7 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
     return set;
   };
   return {
-    compatible: COMPATIBLE,
+    compatible: CONNECTIONS_COMPATIBLE,
     adopt,
     abandon(adopted) {
       for (const { socket } of adopted as ConnectionSet) socket.destroy();
@@ -237,6 +237,6 @@ export function passRecord(ids: Uint32Array): Buffer {
 function parse(bytes: Uint8Array): SavedSet {
   const saved = deserializeValue(bytes) as Partial<SavedSet> | null;
   if (!(saved?.fresh instanceof Uint32Array))
-    throw new LiveUpdateError('EINVAL', 'a damaged record', { handler: COMPATIBLE });
+    throw new LiveUpdateError('EINVAL', 'a damaged record', { handler: CONNECTIONS_COMPATIBLE });
   return saved as SavedSet;
 }

@@ -15,7 +15,7 @@
  * announced when its first bytes come, and the silent ones a few at a time.
  */
 import { type Server, Socket } from 'node:net';
-import { LiveUpdateError } from '../core/errors.js';
+import { errnoName, LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd } from '../linux/fd.js';
@@ -100,7 +100,7 @@ export class Connection<S = unknown> implements SocketOwner {
   }
 
   get isOpen(): boolean {
-    return !this.socket.destroyed && handleFd(this.socket) !== undefined;
+    return !this.socket.destroyed;
   }
 
   /** What `freeze` found in user space, from its record. @throws {LiveUpdateError} EINVAL for a damaged record. */
@@ -198,9 +198,19 @@ export class Connection<S = unknown> implements SocketOwner {
   }
 }
 
-/** Readable's own read(0) would do this and more; at the cut it is done ten thousand times. */
+interface ReadableHandle {
+  reading: boolean;
+  readStart(): number;
+}
+
+/** What Node's own read(0) comes down to for a socket that has buffered nothing; at the cut it is done ten thousand times. */
 function startReading(socket: Socket): void {
-  (socket as unknown as { _read(size: number): void })._read(0);
+  const { _handle: handle } = socket as unknown as { _handle: ReadableHandle | null };
+  if (handle === null || handle.reading) return;
+  handle.reading = true;
+  const error = handle.readStart();
+  if (error !== 0)
+    socket.destroy(new LiveUpdateError(errnoName(error), 'cannot read', { operation: 'read' }));
 }
 
 function isResetting(socket: Socket): boolean {
