@@ -341,7 +341,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (missing.length > 0) throw this.#failed(unclaimedError(missing));
     }
     try {
-      const report = await incoming?.finish(dropped, () => this.#arm());
+      const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
@@ -356,11 +356,11 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
-  #arm(): void {
+  #arm(onFlow: () => void): void {
     for (const kept of this.#kept.values()) {
       if (kept instanceof KeptListener) {
-        if (kept.file.server !== undefined) kept.connections.arm(kept.file.server);
-      } else if (kept.file instanceof Connection && kept.file.crossed) kept.file.arm();
+        if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
+      } else if (kept.file instanceof Connection && kept.file.crossed) kept.file.arm(undefined, onFlow);
     }
   }
 

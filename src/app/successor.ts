@@ -73,9 +73,12 @@ abstract class Incoming {
   abstract connections(session: string): ConnectionSet | undefined;
   /**
    * Takes over: everything is finished when it resolves.
-   * @param arm Lets the connections flow; called when everything is finished.
+   * @param arm Lets the connections flow; called when everything is finished. It calls back for each that the program gets.
    */
-  abstract finish(dropped: ReadonlySet<string>, arm: () => void): Promise<CutReport | undefined>;
+  abstract finish(
+    dropped: ReadonlySet<string>,
+    arm: (onFlow: () => void) => void,
+  ): Promise<CutReport | undefined>;
 
   /**
    * Hands the file of `session` to the program, once.
@@ -273,7 +276,7 @@ export class Successor extends Incoming {
     return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
   }
 
-  async finish(dropped: ReadonlySet<string>, arm: () => void): Promise<CutReport> {
+  async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<CutReport> {
     await this.#precopied.promise;
     await rehearseTakeover();
     collectGarbage('all');
@@ -298,11 +301,7 @@ export class Successor extends Incoming {
         unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
       }
     }
-    arm();
-    // The event loop tells the kernel of all of them when it next waits, and serves what was there already.
-    await nextTurn();
-    await nextTurn();
-    const resumedAt = now();
+    const resumedAt = await this.#resume(arm);
     this.records.clear();
     this.#direct.close();
     closeFd(this.#options.commitFd);
@@ -318,6 +317,22 @@ export class Successor extends Incoming {
       dropped: [...dropped],
       unfinished,
     };
+  }
+
+  /**
+   * The blackout ends when the first waiting bytes are delivered; or, if none wait, when the event loop, which tells the kernel
+   * of all connections when it next waits, has turned.
+   */
+  async #resume(arm: (onFlow: () => void) => void): Promise<string> {
+    let armed = false;
+    let firstAt: string | undefined;
+    arm(() => {
+      if (armed) firstAt ??= now();
+    });
+    armed = true;
+    await nextTurn();
+    await nextTurn();
+    return firstAt ?? now();
   }
 
   async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {

@@ -151,10 +151,10 @@ export class ConnectionSet {
     for (const [id, bytes] of pending) this.#members.get(id)?.restore(bytes);
   }
 
-  /** After the commit: lets every connection that crossed flow. */
-  arm(server: Server): void {
+  /** After the commit: lets every connection that crossed flow. `onFlow` is called for each that the program gets. */
+  arm(server: Server, onFlow: () => void): void {
     for (const connection of this.#members.values()) {
-      if (connection.crossed) connection.arm(server);
+      if (connection.crossed) connection.arm(server, onFlow);
     }
   }
 

@@ -66,6 +66,7 @@ export class Connection<S = unknown> implements SocketOwner {
   #server: Server | undefined;
   #onEnd: (() => void) | undefined;
   #onGone: (() => void) | undefined;
+  #onFlow: (() => void) | undefined;
 
   private constructor(socket: Socket, crossed: boolean) {
     this.socket = socket;
@@ -117,10 +118,12 @@ export class Connection<S = unknown> implements SocketOwner {
 
   /**
    * After the commit: lets bytes flow. `server` (if it came through one) will get it as its own connection. What the old
-   * image still had to write goes first, so that nothing the new one writes can pass it.
+   * image still had to write goes first, so that nothing the new one writes can pass it. `onFlow` is called when
+   * the program gets the connection.
    */
-  arm(server?: Server): void {
+  arm(server?: Server, onFlow?: () => void): void {
     const { socket } = this;
+    this.#onFlow = onFlow;
     this.#server = server;
     this.#armed = true;
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
@@ -134,6 +137,8 @@ export class Connection<S = unknown> implements SocketOwner {
   announce(): void {
     if (this.#announced) return;
     this.#announced = true;
+    this.#onFlow?.();
+    this.#onFlow = undefined;
     const { socket } = this;
     (socket as { push: Push }).push = plainPush;
     if (this.#unread !== undefined) socket.unshift(this.#unread);
