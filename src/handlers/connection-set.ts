@@ -106,10 +106,11 @@ export class ConnectionSet {
   }
 
   /**
-   * Everything about the live connections that is not in the kernel.
+   * Everything about the live connections that is not in the kernel. A rehearsal leaves out bytes that wait in user space:
+   * there may be many, and nobody will see them.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
-  collect(): Required<Omit<SavedSet, 'fresh'>> {
+  collect(rehearsing = false): Required<Omit<SavedSet, 'fresh'>> {
     const live = new Uint32Array(this.#members.size);
     const states: unknown[] = [];
     const pending: [number, Uint8Array][] = [];
@@ -121,7 +122,7 @@ export class ConnectionSet {
       const { state } = connection;
       if (state !== undefined) hasState = true;
       states.push(state);
-      const bytes = connection.pending();
+      const bytes = rehearsing && !connection.isDrained ? undefined : connection.pending();
       if (bytes !== undefined) pending.push([id, bytes]);
     }
     return { live: live.subarray(0, count), states: hasState ? states : undefined, pending };

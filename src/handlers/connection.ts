@@ -67,6 +67,7 @@ export class Connection<S = unknown> implements SocketOwner {
   #onEnd: (() => void) | undefined;
   #onGone: (() => void) | undefined;
   #onFlow: (() => void) | undefined;
+  #held: (() => void)[] | undefined;
 
   private constructor(socket: Socket, crossed: boolean) {
     this.socket = socket;
@@ -100,6 +101,38 @@ export class Connection<S = unknown> implements SocketOwner {
     return new Connection(socket, true);
   }
 
+  /**
+   * Holds back what the program does with the socket before the commit, when the old image still reads and writes it: a
+   * 'data' listener starts no reading, and what is written waits behind what the old image has yet to write.
+   */
+  hold(): void {
+    const socket = this.socket as Socket & { _read?: unknown };
+    const held: (() => void)[] = [];
+    socket._read = () => undefined;
+    socket.write = (...args: unknown[]) => {
+      held.push(() => Reflect.apply(Socket.prototype.write, socket, args));
+      return false;
+    };
+    socket.end = (...args: unknown[]) => {
+      held.push(() => Reflect.apply(Socket.prototype.end, socket, args));
+      return socket;
+    };
+    this.#held = held;
+  }
+
+  #release(): void {
+    const held = this.#held;
+    if (held === undefined) return;
+    this.#held = undefined;
+    const socket = this.socket as Partial<Socket> & { _read?: unknown };
+    delete socket._read;
+    delete socket.write;
+    delete socket.end;
+    if (this.#unwritten !== undefined) this.socket.write(this.#unwritten);
+    this.#unwritten = undefined;
+    for (const act of held) act();
+  }
+
   get isOpen(): boolean {
     return !this.socket.destroyed;
   }
@@ -126,11 +159,13 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#onFlow = onFlow;
     this.#server = server;
     this.#armed = true;
+    this.#release();
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
     if (this.#ended) socket.end();
     this.#unwritten = undefined;
     if (this.#unread !== undefined || server === undefined) this.announce();
-    else startReading(socket);
+    // Also after an announcement: Readable counts a read that was held back as one under way.
+    startReading(socket);
   }
 
   /** Gives the connection to the program, once: emits it on its server, then what was unread. */
@@ -183,6 +218,11 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#onGone?.();
   }
 
+  /** Whether user space holds no byte of it. */
+  get isDrained(): boolean {
+    return isDrained(this.socket);
+  }
+
   /** The freeze's record, or undefined when user space holds nothing. */
   pending(): Buffer | undefined {
     const { socket } = this;
@@ -222,10 +262,22 @@ function isResetting(socket: Socket): boolean {
   return (socket as unknown as { resetAndClosing?: boolean }).resetAndClosing === true;
 }
 
+/** The freeze's record of a single connection. */
+interface Saved {
+  readonly state: unknown;
+  readonly isOpen: boolean;
+  readonly pending: Uint8Array | undefined;
+}
+
 /** A single connection, outside of any listener, for `keep()`: a client's, say. */
 export function connectionHandler(handover: Handover): CarriedFileHandler<Connection> {
   const adopt = (handle: number): Connection =>
-    handover.incoming.adopt(handle, () => Connection.adopt(handover.incoming.takeFd(handle)));
+    handover.incoming.adopt(handle, () => {
+      const connection = Connection.adopt(handover.incoming.takeFd(handle));
+      // keep() gives the socket to the program before the commit.
+      connection.hold();
+      return connection;
+    });
   return {
     compatible: COMPATIBLE,
     adopt,
@@ -236,24 +288,25 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
         const fd = handleFd(args.file!.socket);
         if (fd === undefined) throw new LiveUpdateError('EBADF', 'the connection is closed');
         args.serializedData = toSerializedData(handover.outgoing.put(undefined, [fd]));
+        // Its peer learns of its end at once; the next image learns of it from the freeze.
+        args.file!.watchEnd(() => undefined);
       },
       unpreserve(args) {
+        args.file!.watchEnd(undefined);
         handover.outgoing.drop(handleOf(args.serializedData));
       },
       freeze(args) {
-        const { state } = args.file!;
-        const saved = serializeValue({ state, pending: args.file!.pending() });
-        handover.outgoing.update(handleOf(args.serializedData), saved);
+        const { state, isOpen } = args.file!;
+        const saved: Saved = { state, isOpen, pending: isOpen ? args.file!.pending() : undefined };
+        handover.outgoing.update(handleOf(args.serializedData), serializeValue(saved));
       },
       retrieve(args) {
         const handle = handleOf(args.serializedData);
         const connection = adopt(handle);
-        const saved = deserializeValue(handover.incoming.bytes(handle)) as {
-          state: unknown;
-          pending?: Uint8Array;
-        };
+        const saved = deserializeValue(handover.incoming.bytes(handle)) as Saved;
         connection.state = saved.state;
         if (saved.pending !== undefined) connection.restore(saved.pending);
+        if (!saved.isOpen) connection.socket.destroy();
         args.file = connection;
       },
       finish(args) {

@@ -14,7 +14,6 @@ beforeEach(async () => {
 
 afterEach(async () => {
   clients.close();
-  if (process.env.SHOW) console.log(luod.stderr);
   await luod.stop();
 });
 

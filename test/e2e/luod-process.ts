@@ -29,6 +29,9 @@ export interface Report {
   events: string[];
 }
 
+/** What luoctl printed, and how it ended. */
+export type Updated = UpdateResult & { exitCode: number | null };
+
 export interface Finished {
   code: number | null;
   stdout: string;
@@ -132,14 +135,17 @@ export class LuodProcess {
     }
   }
 
-  async update(
-    flags: readonly string[] = [],
-    env?: Record<string, string>,
-  ): Promise<UpdateResult & { exitCode: number | null }> {
-    // The successor gets luod's own environment; what is to differ goes through env(1) as a new command.
+  /** Updates by luoctl; `env` is what the successor's environment differs by. */
+  update(flags: readonly string[] = [], env?: Record<string, string>): Promise<Updated> {
     const variables = Object.entries(env ?? {}).map(([name, value]) => `${name}=${value}`);
-    const command =
-      env === undefined ? [] : ['--', 'env', ...variables, process.execPath, programPath('echo.mjs')];
+    // The successor gets luod's own environment; what is to differ goes through env(1) as a new command.
+    const command = ['env', ...variables, process.execPath, programPath('echo.mjs')];
+    return this.updateTo(env === undefined ? [] : command, flags);
+  }
+
+  /** Updates to another command. */
+  async updateTo(command: readonly string[], flags: readonly string[] = []): Promise<Updated> {
+    const behind = command.length === 0 ? [] : ['--', ...command];
     const { code, stdout, stderr } = await run([
       ...cli('luoctl'),
       'update',
@@ -147,7 +153,7 @@ export class LuodProcess {
       '--socket',
       this.socket,
       ...flags,
-      ...command,
+      ...behind,
     ]);
     if (stdout === '') throw new Error(`luoctl said nothing: ${stderr}`);
     return { ...(JSON.parse(stdout) as UpdateResult), exitCode: code };

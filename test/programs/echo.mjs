@@ -3,13 +3,13 @@
  * counts all of them in a state, and the memory holds a pattern. A second listener, on a unix path, answers each connection
  * with one line of JSON: what the program knows of itself.
  *
- * PORT and CONTROL say where, MEMORY how much. FAULT is what goes wrong on purpose, in this image.
+ * PORT (or ECHO_PATH, a unix path) and CONTROL say where, MEMORY how much. FAULT is what goes wrong on purpose, in this image.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import net from 'node:net';
 import { liveupdate } from 'liveupdate';
 
-const { FAULT, PORT, CONTROL, MEMORY = '65536' } = process.env;
+const { FAULT, PORT, ECHO_PATH, CONTROL, MEMORY = '65536' } = process.env;
 const STEP = 2654435761;
 
 if (FAULT === 'exits-at-start') process.exit(7);
@@ -68,7 +68,8 @@ function report() {
 
 for (const name of ['freeze', 'unfreeze', 'rollback', 'orphaned']) lu.on(name, () => events.push(name));
 
-await lu.listen('echo', server, { host: '127.0.0.1', port: Number(PORT ?? 0), backlog: 4096 });
+const where = ECHO_PATH ? { path: ECHO_PATH } : { host: '127.0.0.1', port: Number(PORT ?? 0) };
+await lu.listen('echo', server, { ...where, backlog: 4096 });
 await lu.listen('control', control, { path: CONTROL });
 
 if (FAULT === 'never-ready') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
