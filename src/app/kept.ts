@@ -65,6 +65,17 @@ export class KeptListener {
       if (Connection.from(socket) === undefined) this.connections.add(Connection.of(socket));
     });
   }
+
+  /** Calls back when the program closes `server`, and once more, with true, when its last connection has ended. */
+  onClose(server: Server, onClose: (isOver: boolean) => void): void {
+    const { close } = server;
+    // Node has no event for it: 'close' waits for the last connection.
+    server.close = (callback) => {
+      onClose(false);
+      return close.call(server, callback);
+    };
+    server.once('close', () => onClose(true));
+  }
 }
 
 export type Kept = KeptFile | KeptListener;

@@ -113,6 +113,10 @@ export class Predecessor {
   async preserve(): Promise<{ files: number; bytes: number }> {
     let bytes = 0;
     for (const kept of order(this.#options.kept)) {
+      if (kept instanceof KeptListener && !kept.file.isOpen) {
+        const text = `the program closed this listener, and ${kept.connections.size} of its connections live on; they cannot cross without it: try again when they have ended`;
+        throw new LiveUpdateError('EBUSY', text, { operation: 'preserve', session: kept.session });
+      }
       const session = await this.#options.orchestrator.createSession(kept.session);
       this.#sessions.push({ kept, session });
       await session.preserve(kept.file, FILE_TOKEN);

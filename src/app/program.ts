@@ -246,6 +246,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       (file) => {
         const kept = new KeptListener(session, file, incoming?.connections(session) ?? new ConnectionSet());
         kept.watch(server);
+        kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
       },
     );
@@ -321,6 +322,12 @@ export class Program extends EventEmitter<ProgramEvents> {
       link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
       return;
     }
+  }
+
+  /** The program closed a listener: luod's duplicate would keep the port open. Its connections stay until they end. */
+  #release(session: string, isOver: boolean): void {
+    if (isOver) this.#kept.delete(session);
+    if (this.#link?.isOpen) this.#link.send({ type: 'release', session });
   }
 
   /**

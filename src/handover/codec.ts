@@ -17,7 +17,7 @@ export interface Handover {
 }
 
 const WORD = 8;
-/** In the first of the checksum's four lanes; 144 / 4 = 36. */
+/** Counts as 0; 144 / 4 = 36, in the first of the four lanes, or in the rest when nothing follows the root. */
 const CHECKSUM_WORD = ROOT.fields.checksum.offset / 4;
 
 function align(bytes: number): number {
@@ -281,8 +281,9 @@ export function checksum(words: Int32Array): number {
     c = Math.imul((c << 13) | (c >>> 19), 0xc2b2ae3d) ^ (words[i + 2] as number);
     d = Math.imul((d << 13) | (d >>> 19), 0x27d4eb2f) ^ (words[i + 3] as number);
   }
-  for (let i = last; i < words.length; i++)
-    a = Math.imul((a << 13) | (a >>> 19), 0x9e3779b1) ^ (words[i] as number);
+  for (let i = last; i < words.length; i++) {
+    a = Math.imul((a << 13) | (a >>> 19), 0x9e3779b1) ^ (i === CHECKSUM_WORD ? 0 : (words[i] as number));
+  }
   let sum = words.length;
   for (const lane of [a, b, c, d]) {
     sum = Math.imul(sum ^ lane, 0x85ebca77);

@@ -147,6 +147,30 @@ describe('what a program keeps', () => {
   });
 });
 
+describe('a listener that the program closes', () => {
+  it('is given up by luod, too; its last connection refuses an update until it has ended', async () => {
+    luod = await LuodProcess.start({ command: [process.execPath, programPath('closing.mjs')] });
+    expect((await luod.status()).services[0]?.held).toMatchObject([{ session: 'listener:once' }]);
+    const socket = connect(luod.port, '127.0.0.1');
+    socket.write('x');
+    expect(String((await once(socket, 'data'))[0])).toBe('closed');
+    expect((await luod.status()).services[0]?.held).toEqual([]);
+    await expect(once(connect(luod.port, '127.0.0.1'), 'connect')).rejects.toMatchObject({
+      code: 'ECONNREFUSED',
+    });
+    const refused = await luod.update();
+    expect(refused).toMatchObject({
+      ok: false,
+      rolledBack: true,
+      error: { code: 'EBUSY', phase: 'preserve' },
+    });
+    expect(refused.error?.message).toMatch(/1 of its connections live on.*'listener:once'/);
+    socket.end();
+    await once(socket, 'close');
+    await expect.poll(async () => (await luod.update()).error?.message ?? 'ok').toBe('ok');
+  });
+});
+
 describe('SIGHUP', () => {
   it('to luod, and to the program, is an update', async () => {
     luod = await LuodProcess.start();

@@ -92,6 +92,11 @@ describe('the handover layout', () => {
     );
   });
 
+  it('may be empty', () => {
+    const empty: Handover = { image: { ...SMALL.image, sessions: [], flbs: [] }, records: [] };
+    expect(decodeHandover(encodeHandover(empty), { fdCount: 0 })).toEqual(empty);
+  });
+
   it('does not change by accident: these are its bytes', () => {
     const bytes = encodeHandover(SMALL);
     const at = (offset: number, length: number) =>
