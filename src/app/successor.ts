@@ -23,27 +23,18 @@ import type { ConnectionSet } from '../handlers/connection-set.js';
 import { decodeHandover } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
 import { readImageFile } from '../handover/image-file.js';
-import { now, type OldToSuccessor, type SuccessorToOld, toWire } from '../handover/protocol.js';
+import {
+  type CutReport,
+  now,
+  type OldToSuccessor,
+  type SuccessorToOld,
+  toWire,
+} from '../handover/protocol.js';
 import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
 import { collectGarbage, rehearseTakeover } from './rehearsal.js';
-
-/** What `finished` tells luod. */
-export interface CutReport {
-  frozenAt: string;
-  sentAt: string;
-  files: number;
-  connections: number;
-  /** Of the image that came in the cut. */
-  bytes: number;
-  retrievedAt: string;
-  committedAt: string;
-  resumedAt: string;
-  dropped: string[];
-  unfinished: string[];
-}
 
 export interface IncomingOptions {
   readonly orchestrator: LiveUpdate;

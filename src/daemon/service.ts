@@ -19,7 +19,7 @@ import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
 import { type Exit, ImageProcess } from './image-process.js';
-import { type Deadlines, reportOf, Update, type UpdateResult } from './update.js';
+import { DEFAULT_DEADLINES, type Deadlines, reportOf, Update, type UpdateResult } from './update.js';
 
 const PLAIN_START_MS = 1000;
 const STOP_MS = 10_000;
@@ -183,7 +183,7 @@ export class Service {
       throw new LiveUpdateError('EBUSY', `'${this.name}' is ${this.#state}: try again when it serves`);
     }
     const command = options.command ?? this.#command;
-    const deadlines = options.deadlines ?? { total: 30_000 };
+    const deadlines = options.deadlines ?? DEFAULT_DEADLINES;
     this.#state = 'updating';
     const result = old.isConnected
       ? await this.#carry(old, command, deadlines)
@@ -194,7 +194,18 @@ export class Service {
 
   async #carry(old: ImageProcess, command: readonly string[], deadlines: Deadlines): Promise<UpdateResult> {
     const successor = this.#spawn(command);
-    const update = new Update({ service: this.name, old, successor, deadlines });
+    let update: Update;
+    try {
+      update = new Update({ service: this.name, old, successor, deadlines });
+    } catch (error) {
+      // Nothing was begun: no descriptor for the commit word, say.
+      successor.kill('SIGKILL');
+      await successor.gone;
+      successor.close();
+      this.#generation--;
+      this.#state = 'serving';
+      throw error;
+    }
     this.#successor = successor;
     this.#update = update;
     if (successor.exit !== undefined) update.gone(successor, successor.exit);

@@ -14,7 +14,7 @@
  *
  * An old image that dies after it halted is no failure: the successor has everything and commits by itself.
  */
-import { ERRNO, type ErrnoCode, LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
 import type { ErrorReport, ImageToLuod, Phase } from '../handover/protocol.js';
@@ -205,8 +205,10 @@ export class Update {
         result: this.#result(marks, preserved, finished),
       };
     } catch (error) {
-      if (!(error instanceof PhaseError)) throw error;
-      return await this.#fallBack(error.failure, marks);
+      // Whatever else goes wrong here (no descriptor left, say) must end like any failed phase: with one image in charge.
+      const failure =
+        error instanceof PhaseError ? error.failure : { phase: this.#phase, error: reportOf(error) };
+      return await this.#fallBack(failure, marks);
     } finally {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
@@ -382,8 +384,4 @@ function round(ms: number): number {
 export function reportOf(error: unknown): ErrorReport {
   const { code, message } = LiveUpdateError.from(error);
   return { code, message };
-}
-
-export function isErrno(code: string): code is ErrnoCode {
-  return Object.hasOwn(ERRNO, code);
 }

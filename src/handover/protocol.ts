@@ -27,14 +27,28 @@ export const PROTOCOL_VERSION = 1;
 export const ENV_SOCKET = 'LIVEUPDATE_SOCKET';
 export const ENV_IMAGE = 'LIVEUPDATE_IMAGE';
 
-/** First byte of the commit memfd: 0 until the successor has everything, then 1. Set once, never cleared. */
-export const COMMIT_BYTES = 8;
-
 export type Phase = 'spawn' | 'preserve' | 'freeze' | 'retrieve' | 'finish';
 
 export interface ErrorReport {
   readonly code: string;
   readonly message: string;
+}
+
+/** What a successor tells of its cut. */
+export interface CutReport {
+  readonly frozenAt: string;
+  readonly sentAt: string;
+  readonly retrievedAt: string;
+  readonly committedAt: string;
+  readonly resumedAt: string;
+  readonly files: number;
+  readonly connections: number;
+  /** Of the image that came in the cut. */
+  readonly bytes: number;
+  /** Sessions that the program gave up on purpose. */
+  readonly dropped: string[];
+  /** Sessions that refused to finish after the commit, and why. */
+  readonly unfinished: string[];
 }
 
 /** From an image to luod. */
@@ -45,19 +59,7 @@ export type ImageToLuod =
   | { type: 'ready' }
   | { type: 'preserved'; files: number; bytes: number }
   | { type: 'frozen' }
-  | {
-      type: 'finished';
-      frozenAt: string;
-      sentAt: string;
-      files: number;
-      connections: number;
-      bytes: number;
-      retrievedAt: string;
-      committedAt: string;
-      resumedAt: string;
-      dropped: string[];
-      unfinished: string[];
-    }
+  | ({ type: 'finished' } & CutReport)
   | { type: 'unfrozen' }
   | { type: 'failed'; phase: Phase; error: ErrorReport }
   | { type: 'update'; id: number; command?: string[] };
