@@ -41,38 +41,48 @@ import { isThenable, type Steps } from './sequence.js';
 import { type FileInfo, type FileState, nextState } from './states.js';
 import type { FileHandler, FileOpArgs, SerializedFile, Token } from './types.js';
 
-/** `struct liveupdate_file_op_args`: one for each file, given to every callback. */
-class Args implements FileOpArgs {
+/**
+ * `struct luo_file`, and the `struct liveupdate_file_op_args` that its callbacks receive: one object for both, since
+ * a hundred thousand of anything is felt. Callbacks know it by the args' interface.
+ */
+class PreservedFile implements FileOpArgs, Holder {
   readonly handler: FileHandler;
   retrieveStatus = 0;
   file: unknown;
   serializedData: bigint;
   privateData: unknown = undefined;
 
-  constructor(handler: FileHandler, file: unknown, serializedData: bigint) {
-    this.handler = handler;
-    this.file = file;
-    this.serializedData = serializedData;
-  }
-}
-
-/** `struct luo_file`. */
-class PreservedFile implements Holder {
   readonly token: Token;
   readonly owner: HandlerRecord;
   /** The FLBs that were counted for it. An incoming file has none: the image only says how many files there are. */
   readonly flbs: readonly FlbRecord[];
-  readonly args: Args;
   state: FileState;
   identity: unknown = undefined;
   hold: Holder['hold'] = 'none';
 
-  constructor(token: Token, owner: HandlerRecord, flbs: readonly FlbRecord[], args: Args, state: FileState) {
+  private constructor(
+    token: Token,
+    owner: HandlerRecord,
+    flbs: readonly FlbRecord[],
+    file: unknown,
+    data: bigint,
+    state: FileState,
+  ) {
+    this.handler = owner.handler;
+    this.file = file;
+    this.serializedData = data;
     this.token = token;
     this.owner = owner;
     this.flbs = flbs;
-    this.args = args;
     this.state = state;
+  }
+
+  static outgoing(token: Token, owner: HandlerRecord, file: unknown): PreservedFile {
+    return new PreservedFile(token, owner, owner.flbs, file, 0n, 'preserved');
+  }
+
+  static incoming(token: Token, owner: HandlerRecord, data: bigint): PreservedFile {
+    return new PreservedFile(token, owner, NO_FLBS, undefined, data, 'incoming');
   }
 }
 
@@ -116,15 +126,15 @@ export class FileSet {
   }
 
   list(): FileInfo[] {
-    return Array.from(this.#files.values(), ({ token, owner, state }) => {
-      return { token, handler: owner.handler.compatible, state };
+    return Array.from(this.#files.values(), ({ token, handler, state }) => {
+      return { token, handler: handler.compatible, state };
     });
   }
 
   serialize(): SerializedFile[] {
     const files: SerializedFile[] = [];
-    for (const { token, owner, args } of this.#files.values()) {
-      files.push({ compatible: owner.handler.compatible, data: args.serializedData, token });
+    for (const { token, handler, serializedData } of this.#files.values()) {
+      files.push({ compatible: handler.compatible, data: serializedData, token });
     }
     return files;
   }
@@ -132,14 +142,33 @@ export class FileSet {
   serializedFile(token: Token): SerializedFile | undefined {
     const record = isU64(token) ? this.#files.get(key(token)) : undefined;
     if (record === undefined) return undefined;
-    return { compatible: record.owner.handler.compatible, data: record.args.serializedData, token };
+    return { compatible: record.handler.compatible, data: record.serializedData, token };
   }
 
   // ---- the old image: preserve, and back ----------------------------------------------------------------------
 
   /** @throws EINVAL, EEXIST, EBADF, ENOENT, EBUSY, what flb.preserve() or handler.preserve() throw. */
   *preserve(file: unknown, token: Token): Steps<void> {
-    const shared = this.#shared;
+    const record = this.#admit(file, token);
+    const { flbs } = record;
+    let counted = 0;
+    try {
+      for (; counted < flbs.length; counted++) {
+        yield* this.#shared.flbs.count(flbs[counted]!, this.#session, token);
+      }
+      const pending = record.handler.ops.preserve(record);
+      if (isThenable(pending)) yield pending;
+    } catch (error) {
+      const faults = yield* this.#giveBack(record, counted, undefined);
+      throw this.#shared.faults.combine(this.#context(error, 'preserve', token, record.owner), faults);
+    }
+    if (!isU64(record.serializedData)) yield* this.#refuseData(record);
+    this.#files.set(key(token), record);
+  }
+
+  /** The checks of preserve, in the contract's order. The file's identity and its handler are held when it returns. */
+  #admit(file: unknown, token: Token): PreservedFile {
+    const { handlers, identities } = this.#shared;
     if (!isU64(token)) throw this.#refuse('EINVAL', 'preserve', NO_TOKEN);
     if (this.#files.has(key(token))) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
     if (file === undefined || file === null)
@@ -147,46 +176,27 @@ export class FileSet {
     let identity: unknown;
     let owner: HandlerRecord | undefined;
     try {
-      owner = shared.handlers.pick(file);
+      owner = handlers.pick(file);
       identity = owner === undefined ? undefined : identify(owner.handler, file);
     } catch (error) {
       throw this.#context(error, 'preserve', token, owner);
     }
     if (owner === undefined) throw this.#refuse('ENOENT', 'preserve', 'no handler takes this file', token);
-    const { flbs, handler } = owner;
-    const args = new Args(handler, file, 0n);
-    const record = new PreservedFile(token, owner, flbs, args, 'preserved');
-    if (!shared.identities.claim(record, identity)) {
-      throw this.#refuse(
-        'EBUSY',
-        'preserve',
-        'the file is preserved already, or retrieved and not finished',
-        token,
-        owner,
-      );
+    const record = PreservedFile.outgoing(token, owner, file);
+    if (!identities.claim(record, identity)) {
+      const text = 'the file is preserved already, or retrieved and not finished';
+      throw this.#refuse('EBUSY', 'preserve', text, token, owner);
     }
     owner.files++;
-    let counted = 0;
-    try {
-      for (; counted < flbs.length; counted++) yield* shared.flbs.count(flbs[counted]!, this.#session, token);
-      const pending = handler.ops.preserve(args);
-      if (isThenable(pending)) yield pending;
-    } catch (error) {
-      const faults = yield* this.#giveBack(record, counted, undefined);
-      throw shared.faults.combine(this.#context(error, 'preserve', token, owner), faults);
-    }
-    if (!isU64(args.serializedData)) {
-      const faults = yield* this.#unpreserve(record, undefined);
-      const error = this.#refuse(
-        'EINVAL',
-        'preserve',
-        'preserve() left a serializedData that is no u64',
-        token,
-        owner,
-      );
-      throw shared.faults.combine(error, faults);
-    }
-    this.#files.set(key(token), record);
+    return record;
+  }
+
+  /** The handler preserved the file and left data that no image can hold: taken back. */
+  *#refuseData(record: PreservedFile): Steps<never> {
+    const faults = yield* this.#unpreserve(record, undefined);
+    const text = 'preserve() left a serializedData that is no u64';
+    const error = this.#refuse('EINVAL', 'preserve', text, record.token, record.owner);
+    throw this.#shared.faults.combine(error, faults);
   }
 
   /** @throws EINVAL, ENOENT; EIO for faults. */
@@ -215,7 +225,7 @@ export class FileSet {
   *#unpreserve(record: PreservedFile, before: Faults): Steps<Faults> {
     let faults = before;
     try {
-      const pending = record.owner.handler.ops.unpreserve(record.args);
+      const pending = record.handler.ops.unpreserve(record);
       if (isThenable(pending)) yield pending;
     } catch (error) {
       faults = this.#fault(faults, error, 'unpreserve', record);
@@ -244,15 +254,14 @@ export class FileSet {
     try {
       while (frozen < records.length) {
         const record = records[frozen]!;
-        const { args } = record;
-        const { ops } = args.handler;
+        const { ops } = record.handler;
         if (ops.freeze !== undefined) {
-          const pending = ops.freeze(args);
+          const pending = ops.freeze(record);
           if (isThenable(pending)) yield pending;
         }
         record.state = nextState(record.state, 'freeze');
         frozen++;
-        if (!isU64(args.serializedData)) {
+        if (!isU64(record.serializedData)) {
           const text = 'freeze() left a serializedData that is no u64';
           throw this.#refuse('EINVAL', 'freeze', text, record.token, record.owner);
         }
@@ -274,10 +283,10 @@ export class FileSet {
     let faults = before;
     for (let i = 0; i < count; i++) {
       const record = records[i]!;
-      const { ops } = record.args.handler;
+      const { ops } = record.handler;
       try {
         if (ops.unfreeze !== undefined) {
-          const pending = ops.unfreeze(record.args);
+          const pending = ops.unfreeze(record);
           if (isThenable(pending)) yield pending;
         }
       } catch (error) {
@@ -302,8 +311,7 @@ export class FileSet {
     }
     if (this.#files.has(key(token)))
       throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
-    const args = new Args(owner.handler, undefined, data);
-    this.#files.set(key(token), new PreservedFile(token, owner, NO_FLBS, args, 'incoming'));
+    this.#files.set(key(token), PreservedFile.incoming(token, owner, data));
     owner.files++;
   }
 
@@ -312,33 +320,38 @@ export class FileSet {
     if (!isU64(token)) throw this.#refuse('EINVAL', 'retrieve', NO_TOKEN);
     const record = this.#files.get(key(token));
     if (record === undefined) throw this.#refuse('ENOENT', 'retrieve', 'no file has this token', token);
-    const { args, owner } = record;
     if (record.state === 'failed') throw this.#failures.get(record);
-    if (record.state === 'retrieved') return args.file;
+    if (record.state === 'retrieved') return record.file;
     try {
-      const pending = owner.handler.ops.retrieve(args);
+      const pending = record.handler.ops.retrieve(record);
       if (isThenable(pending)) yield pending;
-      if (args.file === undefined || args.file === null) {
+    } catch (error) {
+      record.file = undefined;
+      throw this.#failRetrieve(record, error);
+    }
+    this.#admitRetrieved(record);
+    return record.file;
+  }
+
+  #admitRetrieved(record: PreservedFile): void {
+    const { file, handler, owner, token } = record;
+    try {
+      if (file === undefined || file === null) {
+        record.file = undefined;
         throw this.#refuse('EIO', 'retrieve', 'retrieve() made no file', token, owner);
       }
-    } catch (error) {
-      args.file = undefined;
-      throw this.#failRetrieve(record, error);
-    }
-    try {
-      this.#shared.identities.note(record, identify(owner.handler, args.file), this.#retrieved);
+      this.#shared.identities.note(record, identify(handler, file), this.#retrieved);
     } catch (error) {
       throw this.#failRetrieve(record, error);
     }
-    args.retrieveStatus = 1;
+    record.retrieveStatus = 1;
     record.state = nextState(record.state, 'retrieve');
-    return args.file;
   }
 
   #failRetrieve(record: PreservedFile, error: unknown): LiveUpdateError {
     const failure = this.#context(error, 'retrieve', record.token, record.owner);
     this.#failures.set(record, failure);
-    record.args.retrieveStatus = failure.errno;
+    record.retrieveStatus = failure.errno;
     record.state = nextState(record.state, 'retrieveFailed');
     return failure;
   }
@@ -348,11 +361,10 @@ export class FileSet {
     const records = [...this.#files.values()];
     for (let i = 0; i < records.length; i++) {
       const record = records[i]!;
-      const { args } = record;
-      const { ops } = args.handler;
+      const { ops } = record.handler;
       if (ops.canFinish === undefined) continue;
       try {
-        const answer = ops.canFinish(args);
+        const answer = ops.canFinish(record);
         if (!(isThenable(answer) ? yield answer : answer)) return record.token;
       } catch (error) {
         throw this.#context(error, 'finish', record.token, record.owner);
@@ -367,9 +379,9 @@ export class FileSet {
     let faults: Faults;
     for (let i = records.length - 1; i >= 0; i--) {
       const record = records[i]!;
-      const { args, owner } = record;
+      const { owner } = record;
       try {
-        const pending = owner.handler.ops.finish(args);
+        const pending = record.handler.ops.finish(record);
         if (isThenable(pending)) yield pending;
       } catch (error) {
         faults = this.#fault(faults, error, 'finish', record);
@@ -419,7 +431,7 @@ export class FileSet {
   }
 
   #fault(faults: Faults, error: unknown, operation: string, record: PreservedFile): Faults {
-    const handler = record.owner.handler.compatible;
+    const handler = record.handler.compatible;
     return this.#shared.faults.report(faults, error, {
       operation,
       session: this.#session,

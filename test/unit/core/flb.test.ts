@@ -127,6 +127,28 @@ describe('an incoming FLB', () => {
     expect(errnoOf(() => liveupdate.putIncoming(flb))).toBe('EINVAL');
   });
 
+  it('is finished in reverse order of registration where a file has several', () => {
+    const world = new World();
+    const handler = world.handler('a-v1');
+    const flbs = ['f', 'g', 'h'].map((name) => world.flb(name));
+    const begin = () => {
+      const liveupdate = started([handler]);
+      for (const flb of flbs) liveupdate.registerFlb(handler, flb);
+      return liveupdate;
+    };
+    const old = begin();
+    create(old, 's', ['a1', 1n]);
+    const liveupdate = begin();
+    liveupdate.deserialize(now(old.reboot())!);
+    for (const flb of flbs) {
+      liveupdate.getIncoming(flb);
+      liveupdate.putIncoming(flb);
+    }
+    world.calls();
+    now(liveupdate.retrieveSession('s')).finish();
+    expect(world.calls().slice(1)).toEqual(['a-v1.finish(#1)', 'h.finish', 'g.finish', 'f.finish']);
+  });
+
   it('is retrieved before it is finished when nobody asked', () => {
     const { world, begin, after } = setUp();
     const old = begin();
