@@ -4,6 +4,7 @@
  */
 import type { Server, Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
+import { SESSION_NAME_BYTES } from '../core/names.js';
 import type { Token } from '../core/types.js';
 import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
@@ -15,9 +16,6 @@ export type Kind = 'state' | 'memory' | 'listener' | 'keep';
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;
 
-/** The kernel's limit for a session's name. */
-const MAX_NAME_BYTES = 63;
-
 /** @throws {LiveUpdateError} EINVAL when `name` is empty, no string, holds a NUL, or is too long with its kind. */
 export function sessionName(kind: Kind, name: string): string {
   if (typeof name !== 'string' || name.length === 0 || name.includes('\0')) {
@@ -28,10 +26,10 @@ export function sessionName(kind: Kind, name: string): string {
   }
   const session = `${kind}:${name}`;
   const bytes = Buffer.byteLength(session);
-  if (bytes > MAX_NAME_BYTES) {
+  if (bytes > SESSION_NAME_BYTES) {
     throw new LiveUpdateError(
       'EINVAL',
-      `'${session}' has ${bytes} bytes; a session's name has at most ${MAX_NAME_BYTES}`,
+      `'${session}' has ${bytes} bytes; a session's name has at most ${SESSION_NAME_BYTES}`,
     );
   }
   return session;
@@ -42,7 +40,6 @@ export interface KeptFile {
   readonly session: string;
   readonly kind: Kind;
   readonly file: unknown;
-  readonly listener?: undefined;
 }
 
 /** A listener and its live connections. */

@@ -76,13 +76,13 @@ export class LuodLink {
     if (this.#closed !== undefined) events.closed(this.#closed.error);
   }
 
+  /** Tells luod, if it is still there: see `Wire.send`. */
   send(message: ImageToLuod, fds: readonly number[] = []): void {
     this.#wire.send(toWire(message), fds);
   }
 
-  /** Tells luod what failed here. A luod that is gone needs no telling. */
+  /** Tells luod what failed here. */
   report(phase: Phase, error: LiveUpdateError): void {
-    if (!this.#wire.isOpen) return;
     this.send({ type: 'failed', phase, error: { code: error.code, message: error.message } });
   }
 
@@ -102,16 +102,8 @@ export class LuodLink {
     this.#wire.receiveNow();
   }
 
-  ref(): void {
-    this.#wire.ref();
-  }
-
   /** Lets the process end although luod is connected. */
   unref(): void {
     this.#wire.unref();
-  }
-
-  close(): void {
-    this.#wire.close();
   }
 }

@@ -75,7 +75,6 @@ export class Predecessor {
   #unanswered = 0;
   #answered: (() => void) | undefined;
   #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
-  #files = 0;
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
@@ -110,7 +109,7 @@ export class Predecessor {
    * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; ECANCELED
    *   when called off; EPIPE when the successor is gone.
    */
-  async preserve(): Promise<{ files: number; bytes: number }> {
+  async preserve(): Promise<{ bytes: number }> {
     let bytes = 0;
     for (const kept of order(this.#options.kept)) {
       if (kept instanceof KeptListener && !kept.file.isOpen) {
@@ -120,11 +119,9 @@ export class Predecessor {
       const session = await this.#options.orchestrator.createSession(kept.session);
       this.#sessions.push({ kept, session });
       await session.preserve(kept.file, FILE_TOKEN);
-      this.#files++;
       bytes += await this.#pass(session, FILE_TOKEN);
       if (!(kept instanceof KeptListener)) continue;
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
-      this.#files++;
       bytes += await this.#pass(session, CONNECTIONS_TOKEN);
       const ended: number[] = [];
       kept.connections.preserve((id) => {
@@ -138,7 +135,7 @@ export class Predecessor {
     this.#check();
     this.#send({ type: 'precopied' });
     this.#state = 'preserved';
-    return { files: this.#files, bytes };
+    return { bytes };
   }
 
   #sets(): { session: Session; set: ConnectionSet }[] {
@@ -151,11 +148,11 @@ export class Predecessor {
 
   #tellEnded(session: string, ids: number[]): void {
     // At the freeze the live numbers cross, and after a rollback there is nobody to tell.
-    if (!this.#direct.isOpen || this.#state === 'frozen' || this.#state === 'ended') return;
+    if (this.#state === 'frozen' || this.#state === 'ended') return;
     try {
       this.#send({ type: 'ended', session, ids });
     } catch (error) {
-      // The successor does not read or is gone: luod's deadline or its exit ends the update.
+      // The successor does not read: luod's deadline ends the update.
       this.#options.link.report('preserve', LiveUpdateError.from(error));
     }
   }
@@ -234,7 +231,7 @@ export class Predecessor {
       this.#state = 'freezing';
       throw error;
     }
-    if (link.isOpen) link.send({ type: 'frozen' });
+    link.send({ type: 'frozen' });
     return this.#halt();
   }
 

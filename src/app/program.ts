@@ -314,7 +314,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** Gives luod a duplicate, so that the file outlives a crash of this process. */
   #hold({ session, file }: Kept): void {
     const link = this.#link;
-    if (link === undefined || !link.isOpen) return;
+    if (link === undefined) return;
     for (const handler of this.#handlers.values()) {
       if (handler.custody === undefined || !handler.ops.canPreserve(handler, file)) continue;
       const { bytes, fds } = handler.custody(file);
@@ -327,7 +327,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** The program closed a listener: luod's duplicate would keep the port open. Its connections stay until they end. */
   #release(session: string, isOver: boolean): void {
     if (isOver) this.#kept.delete(session);
-    if (this.#link?.isOpen) this.#link.send({ type: 'release', session });
+    this.#link?.send({ type: 'release', session });
   }
 
   /**
@@ -353,7 +353,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
-      if (link?.isOpen) link.send(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
+      link?.send(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
       for (const kept of this.#kept.values()) {
         if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
       }
@@ -449,7 +449,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#updateOver = withResolvers();
     predecessor.preserve().then(
       (sent) => {
-        if (this.#predecessor === predecessor && link.isOpen) link.send({ type: 'preserved', ...sent });
+        if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent });
       },
       (error: unknown) => link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' })),
     );
@@ -489,7 +489,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#updateOver = undefined;
     if (wasFrozen) this.emit('unfreeze');
     this.emit('rollback', reason);
-    if (this.#link?.isOpen) this.#link.send({ type: 'unfrozen' });
+    this.#link?.send({ type: 'unfrozen' });
   }
 
   #lost(): void {

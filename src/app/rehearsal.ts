@@ -6,6 +6,7 @@
  * here, before anything stands still.
  */
 import { Server } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { IMAGE_COMPATIBLE, LiveUpdate } from '../core/index.js';
@@ -39,7 +40,7 @@ export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<vo
       serializeValue(set.collect(true));
       done += set.size;
       // The program goes on in between.
-      await new Promise<void>((resolve) => setImmediate(resolve));
+      await nextTurn();
     }
   }
   collectGarbage('young');

@@ -14,6 +14,7 @@
  * An image that takes over from a dead one (luod held its listeners and memory) goes the same way, with the image already
  * there and nobody to commit against.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
 import { withResolvers } from '../core/resolvers.js';
@@ -46,6 +47,8 @@ export interface IncomingOptions {
 /** What came in and what the program has claimed of it; the part that both ways of taking over share. */
 abstract class Incoming {
   protected readonly options: IncomingOptions;
+  /** The file under token 0 of each session that came in. */
+  protected readonly files = new Map<string, SerializedFile>();
   readonly #claimed = new Set<string>();
 
   constructor(options: IncomingOptions) {
@@ -56,10 +59,6 @@ abstract class Incoming {
     return this.options.handover.incoming;
   }
 
-  /** The names of the sessions that came in. */
-  abstract names(): Iterable<string>;
-  /** The file under token 0 of a session, built but not flowing; undefined when no such session came. */
-  protected abstract file(session: string): unknown;
   /** The live connections that came with a listener; undefined when none can have come. */
   abstract connections(session: string): ConnectionSet | undefined;
   /**
@@ -78,13 +77,15 @@ abstract class Incoming {
    */
   claim(session: string): unknown {
     if (this.#claimed.has(session)) throw new LiveUpdateError('EEXIST', 'claimed twice', { session });
-    const file = this.file(session);
-    if (file !== undefined) this.#claimed.add(session);
+    const serialized = this.files.get(session);
+    if (serialized === undefined) return undefined;
+    const file = this.build(serialized);
+    this.#claimed.add(session);
     return file;
   }
 
   unclaimed(): string[] {
-    return [...this.names()].filter((name) => !this.#claimed.has(name));
+    return [...this.files.keys()].filter((name) => !this.#claimed.has(name));
   }
 
   protected isClaimed(session: string): boolean {
@@ -109,7 +110,6 @@ abstract class Incoming {
 
 /** Takes over from what luod held for a dead image. */
 export class Restored extends Incoming {
-  readonly #files = new Map<string, SerializedFile>();
   readonly #image: Image;
 
   /** @throws {LiveUpdateError} EINVAL for a damaged handover. */
@@ -120,17 +120,8 @@ export class Restored extends Incoming {
     this.#image = image;
     for (const { name, files } of image.sessions) {
       const first = files.find((file) => file.token === FILE_TOKEN);
-      if (first !== undefined) this.#files.set(name, first);
+      if (first !== undefined) this.files.set(name, first);
     }
-  }
-
-  names(): Iterable<string> {
-    return this.#files.keys();
-  }
-
-  protected file(session: string): unknown {
-    const file = this.#files.get(session);
-    return file === undefined ? undefined : this.build(file);
   }
 
   /** None: what a program had read from them died with it. */
@@ -176,7 +167,6 @@ export interface SuccessorOptions extends IncomingOptions {
 export class Successor extends Incoming {
   readonly #options: SuccessorOptions;
   readonly #direct: Wire;
-  readonly #files = new Map<string, SerializedFile>();
   readonly #connections = new Map<string, SerializedFile>();
   readonly #precopied = withResolvers<void>();
   readonly #frozen = withResolvers<Cut>();
@@ -246,20 +236,11 @@ export class Successor extends Incoming {
     this.records.add(records, fds);
     for (const { name, files } of image.sessions) {
       for (const file of files) {
-        (file.token === FILE_TOKEN ? this.#files : this.#connections).set(name, file);
+        (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
         // An unknown handler is refused by the orchestrator at the cut, or by the claim, with the names in it.
         if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(file);
       }
     }
-  }
-
-  names(): Iterable<string> {
-    return this.#files.keys();
-  }
-
-  protected file(session: string): unknown {
-    const file = this.#files.get(session);
-    return file === undefined ? undefined : this.build(file);
   }
 
   connections(session: string): ConnectionSet | undefined {
@@ -281,7 +262,6 @@ export class Successor extends Incoming {
     for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
     this.#committed = true;
-    const committedAt = now();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
       try {
@@ -300,7 +280,6 @@ export class Successor extends Incoming {
       frozenAt: at,
       sentAt,
       retrievedAt,
-      committedAt,
       resumedAt,
       bytes,
       connections,
@@ -368,8 +347,4 @@ export function unclaimedError(names: readonly string[]): LiveUpdateError {
     `${list} came from the version before and this one does not ask for it; claim it, or say ready({ drop: [${list}] })`,
     { operation: 'ready' },
   );
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -22,6 +22,11 @@ export interface Exit {
   readonly error: LiveUpdateError | undefined;
 }
 
+/** `exited with code 1`, `was killed by SIGKILL`, or why it did not start. */
+export function howItEnded({ code, signal, error }: Exit): string {
+  return error?.message ?? (signal === null ? `exited with code ${code}` : `was killed by ${signal}`);
+}
+
 export interface ImageEvents {
   message(image: ImageProcess, message: ImageToLuod, fds: number[]): void;
   gone(image: ImageProcess, exit: Exit): void;

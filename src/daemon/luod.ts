@@ -135,13 +135,13 @@ export class Luod {
           this.#service(request.service)
             .update(request)
             .then(
-              (result) => reply(wire, { type: 'reply', id, ...result }),
-              (error: unknown) => reply(wire, refusal(id, error)),
+              (result) => wire.send({ type: 'reply', id, ...result }),
+              (error: unknown) => wire.send(refusal(id, error)),
             );
           break;
       }
     } catch (error) {
-      reply(wire, refusal(id, error));
+      wire.send(refusal(id, error));
     }
   }
 
@@ -206,9 +206,4 @@ export class Luod {
 
 function refusal(id: unknown, error: unknown): WireMessage {
   return { type: 'reply', id, ok: false, error: reportOf(error) };
-}
-
-function reply(wire: Wire, message: WireMessage): void {
-  // Whoever asked may have left while the update ran.
-  if (wire.isOpen) wire.send(message);
 }

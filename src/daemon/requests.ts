@@ -57,7 +57,7 @@ const imageMessage = z.discriminatedUnion('type', [
   }),
   z.object({ type: z.literal('release'), session }),
   z.object({ type: z.literal('ready') }),
-  z.object({ type: z.literal('preserved'), files: z.number(), bytes: z.number() }),
+  z.object({ type: z.literal('preserved'), bytes: z.number() }),
   z.object({ type: z.literal('frozen') }),
   z.object({
     type: z.literal('finished'),
@@ -67,7 +67,6 @@ const imageMessage = z.discriminatedUnion('type', [
     connections: z.number(),
     bytes: z.number(),
     retrievedAt: z.string(),
-    committedAt: z.string(),
     resumedAt: z.string(),
     dropped: z.array(z.string()),
     unfinished: z.array(z.string()),

@@ -18,7 +18,7 @@ import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
-import { type Exit, ImageProcess } from './image-process.js';
+import { type Exit, howItEnded, ImageProcess } from './image-process.js';
 import { DEFAULT_DEADLINES, type Deadlines, reportOf, Update, type UpdateResult } from './update.js';
 
 const PLAIN_START_MS = 1000;
@@ -312,9 +312,7 @@ export class Service {
     // What it asked to hold before it was in charge goes with it; what luod holds for the service stays.
     image.close();
     const status = exit.code ?? 128 + signalNumber(exit.signal);
-    const how =
-      exit.error?.message ??
-      (exit.signal === null ? `exited with code ${exit.code}` : `was killed by ${exit.signal}`);
+    const how = howItEnded(exit);
     const failed = status !== 0;
     const again = this.#options.restart === 'always' || (this.#options.restart === 'on-failure' && failed);
     if (this.#state === 'stopping' || !again || !this.#wasReady) {

@@ -20,7 +20,7 @@ import { createCommitWord, isCommitted } from '../handover/commit-word.js';
 import type { ErrorReport, ImageToLuod, Phase } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
-import type { Exit, ImageProcess } from './image-process.js';
+import { type Exit, howItEnded, type ImageProcess } from './image-process.js';
 
 /** Milliseconds. A phase without its own limit has what is left of the total. */
 export interface Deadlines {
@@ -107,10 +107,6 @@ export class Update {
     this.#commitFd = createCommitWord();
   }
 
-  get phase(): Phase {
-    return this.#phase;
-  }
-
   /** The successor said hello: it gets its end of the direct wire. */
   greet(generation: number): void {
     const [old, successor] = socketPair();
@@ -163,7 +159,7 @@ export class Update {
 
       this.#phase = 'preserve';
       const direct = this.#direct as { old: number; successor: number };
-      this.#old.send({ type: 'preserve', update: 1 }, [direct.old, this.#commitFd]);
+      this.#old.send({ type: 'preserve' }, [direct.old, this.#commitFd]);
       this.#preserveSent = true;
       closeFd(direct.old);
       this.#direct = undefined;
@@ -361,9 +357,8 @@ async function settles(promise: Promise<unknown>, ms: number): Promise<boolean> 
 }
 
 function exitReport(who: string, exit: Exit): ErrorReport {
-  if (exit.error !== undefined) return { code: exit.error.code, message: exit.error.message };
-  const how = exit.signal === null ? `exited with code ${exit.code}` : `was killed by ${exit.signal}`;
-  return { code: 'ECHILD', message: `${who} ${how}` };
+  if (exit.error !== undefined) return reportOf(exit.error);
+  return { code: 'ECHILD', message: `${who} ${howItEnded(exit)}` };
 }
 
 function between(marks: readonly number[], index: number): number {

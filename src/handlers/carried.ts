@@ -24,8 +24,6 @@ export interface CarriedFileHandler<File = unknown, Private = unknown> extends F
    * and descriptors (the caller's to borrow) from which `adopt` builds it again.
    */
   custody?(file: File): { readonly bytes: Uint8Array; readonly fds: readonly number[] };
-  /** Required with `adopt`: gives up what `adopt` built, because the old image took the file back or it ended. */
-  abandon?(adopted: unknown): void;
 }
 
 /** The record's handle in a file's `serializedData`. */

@@ -10,6 +10,7 @@
  * The freeze's record says which numbers are still live, and in the same order their states.
  */
 import type { Server } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
@@ -173,7 +174,7 @@ export class ConnectionSet {
       }
       if (--left > 0) continue;
       left = perTurn;
-      await new Promise<void>((resolve) => setImmediate(resolve));
+      await nextTurn();
     }
   }
 
@@ -193,9 +194,6 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
   return {
     compatible: CONNECTIONS_COMPATIBLE,
     adopt,
-    abandon(adopted) {
-      for (const { socket } of adopted as ConnectionSet) socket.destroy();
-    },
     ops: {
       canPreserve: (_handler, file) => file instanceof ConnectionSet,
       preserve(args: FileOpArgs<ConnectionSet>) {

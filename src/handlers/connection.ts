@@ -120,17 +120,16 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#held = held;
   }
 
-  #release(): void {
+  /** Undoes `hold`; what was held back is the caller's to do. */
+  #release(): (() => void)[] | undefined {
     const held = this.#held;
-    if (held === undefined) return;
+    if (held === undefined) return undefined;
     this.#held = undefined;
     const socket = this.socket as Partial<Socket> & { _read?: unknown };
     delete socket._read;
     delete socket.write;
     delete socket.end;
-    if (this.#unwritten !== undefined) this.socket.write(this.#unwritten);
-    this.#unwritten = undefined;
-    for (const act of held) act();
+    return held;
   }
 
   get isOpen(): boolean {
@@ -159,8 +158,9 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#onFlow = onFlow;
     this.#server = server;
     this.#armed = true;
-    this.#release();
+    const held = this.#release();
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
+    if (held !== undefined) for (const act of held) act();
     if (this.#ended) socket.end();
     this.#unwritten = undefined;
     if (this.#unread !== undefined || server === undefined) this.announce();
@@ -281,7 +281,6 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
   return {
     compatible: COMPATIBLE,
     adopt,
-    abandon: (adopted) => (adopted as Connection).socket.destroy(),
     ops: {
       canPreserve: (_handler, file) => file instanceof Connection,
       preserve(args: FileOpArgs<Connection>) {

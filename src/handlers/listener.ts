@@ -165,7 +165,6 @@ export function listenerHandler(handover: Handover): CarriedFileHandler<Listener
   return {
     compatible: COMPATIBLE,
     adopt,
-    abandon: (adopted) => (adopted as Listener).close(),
     custody: (listener) => ({ bytes: listener.toRecord(), fds: [listener.fd] }),
     ops: {
       canPreserve: (_handler, file) => file instanceof Listener,

@@ -111,7 +111,6 @@ export function memoryHandler(handover: Handover): CarriedFileHandler<Memory> {
   return {
     compatible: COMPATIBLE,
     adopt,
-    abandon: (adopted) => (adopted as Memory).close(),
     custody: (memory) => ({ bytes: new Uint8Array(0), fds: [memory.fd] }),
     ops: {
       canPreserve: (_handler, file) => file instanceof Memory,

@@ -46,7 +46,6 @@ interface ReadableState {
 
 interface WritableState {
   readonly length: number;
-  readonly writing: boolean;
   getBuffer(): BufferedChunk[];
 }
 

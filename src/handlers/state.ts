@@ -55,8 +55,6 @@ export function stateHandler(handover: Handover): CarriedFileHandler<State, Buff
   return {
     compatible: COMPATIBLE,
     adopt,
-    // Nothing to give up: it is memory of this process alone.
-    abandon: () => undefined,
     ops: {
       canPreserve: (_handler, file) => file instanceof State,
       preserve(args) {

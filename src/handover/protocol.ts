@@ -39,7 +39,6 @@ export interface CutReport {
   readonly frozenAt: string;
   readonly sentAt: string;
   readonly retrievedAt: string;
-  readonly committedAt: string;
   readonly resumedAt: string;
   readonly files: number;
   readonly connections: number;
@@ -57,7 +56,7 @@ export type ImageToLuod =
   | { type: 'hold'; session: string; compatible: string; record: string }
   | { type: 'release'; session: string }
   | { type: 'ready' }
-  | { type: 'preserved'; files: number; bytes: number }
+  | { type: 'preserved'; bytes: number }
   | { type: 'frozen' }
   | ({ type: 'finished' } & CutReport)
   | { type: 'unfrozen' }
@@ -72,7 +71,7 @@ export type LuodToImage =
   /** + [direct, commit] */
   | { type: 'welcome'; role: 'successor'; service: string; generation: number }
   /** + [direct, commit] */
-  | { type: 'preserve'; update: number }
+  | { type: 'preserve' }
   | { type: 'freeze' }
   | { type: 'unfreeze'; reason: ErrorReport }
   | { type: 'finish' }

@@ -100,10 +100,7 @@ export class IncomingRecords {
     this.exclusive = options.exclusive;
   }
 
-  /**
-   * Adds a pass. The descriptors belong to the records from now on.
-   * @throws {LiveUpdateError} EINVAL for a handle far beyond the ones before.
-   */
+  /** Adds a pass. The descriptors belong to the records from now on. */
   add(records: readonly PassRecord[], fds: readonly number[]): void {
     for (const { handle, bytes, fdStart, fdCount } of records) {
       const known = this.#records[handle];
