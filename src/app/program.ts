@@ -20,6 +20,7 @@ import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
 import { Connection, connectionHandler } from '../handlers/connection.js';
 import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
+import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
 import { ENV_IMAGE, ENV_SOCKET, type ErrorReport, type LuodToImage } from '../handover/protocol.js';
@@ -95,6 +96,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       listenerHandler,
       connectionHandler,
       connectionSetHandler,
+      memfdHandler,
     ]) {
       this.registerHandler(handler(this.#handover) as CarriedFileHandler);
     }

@@ -11,6 +11,8 @@ const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
 const RLIMIT_NOFILE = 7;
+const SEEK_SET = 0;
+const SEEK_CUR = 1;
 
 /** A duplicate, close-on-exec. @throws {LiveUpdateError} EBADF, EMFILE. fcntl(2) */
 export function dupFd(fd: number): number {
@@ -45,6 +47,23 @@ export function fcntl(fd: number, command: number, argument: number): number {
   const result = libc.fcntl(fd, command, argument);
   const error = errno();
   if (result === -1) throw failure('fcntl', error);
+  return result;
+}
+
+/** The position of an open file, in bytes. @throws {LiveUpdateError} EBADF; ESPIPE (as EIO) for a pipe or socket. lseek(2) */
+export function tell(fd: number): number {
+  return lseek(fd, 0, SEEK_CUR);
+}
+
+/** Sets the position of an open file. @throws {LiveUpdateError} EBADF, EINVAL; ESPIPE (as EIO). lseek(2) */
+export function seek(fd: number, position: number): void {
+  lseek(fd, position, SEEK_SET);
+}
+
+function lseek(fd: number, offset: number, whence: number): number {
+  const result = libc.lseek(fd, offset, whence);
+  const error = errno();
+  if (result === -1) throw failure('lseek', error);
   return result;
 }
 

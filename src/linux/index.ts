@@ -1,5 +1,7 @@
 /** The kernel's interfaces, one thin file each. */
 export * from './fd.js';
+export * from './kexec.js';
+export * from './liveupdate.js';
 export * from './mapping.js';
 export * from './memfd.js';
 export * from './poll.js';

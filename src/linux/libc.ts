@@ -41,6 +41,9 @@ export const libc = {
   fcntl: declare<(fd: Fd, command: number, argument: number) => number>(
     'int fcntl(int fd, int command, long argument)',
   ),
+  lseek: declare<(fd: Fd, offset: number, whence: number) => number>(
+    'int64_t lseek(int fd, int64_t offset, int whence)',
+  ),
   ioctl: declare<(fd: Fd, request: number, argument: Bytes) => number>(
     'int ioctl(int fd, unsigned long request, void *argument)',
   ),
@@ -71,6 +74,24 @@ export const libc = {
   ),
   shutdown: declare<(fd: Fd, how: number) => number>('int shutdown(int fd, int how)'),
   getrlimit: declare<(resource: number, limit: Bytes) => number>('int getrlimit(int resource, void *limit)'),
+  socket: declare<(domain: number, type: number, protocol: number) => number>(
+    'int socket(int domain, int type, int protocol)',
+  ),
+  setsockopt: declare<(fd: Fd, level: number, name: number, value: Bytes, length: number) => number>(
+    'int setsockopt(int fd, int level, int name, void *value, unsigned int length)',
+  ),
+  bind: declare<(fd: Fd, address: Bytes, length: number) => number>(
+    'int bind(int fd, void *address, unsigned int length)',
+  ),
+  listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
+  sync: declare<() => void>('void sync()'),
+  reboot: declare<(command: number) => number>('int reboot(int command)'),
+  /** syscall(2), in the shape of kexec_file_load(2), which no libc wraps. */
+  kexecFileLoad: declare<
+    (call: number, kernel: Fd, initrd: Fd, length: number, cmdline: Bytes, flags: number) => number
+  >(
+    'long syscall(long call, int kernel, int initrd, unsigned long length, void *cmdline, unsigned long flags)',
+  ),
 } as const;
 
 /** The errno of the call in the statement before. */
