@@ -21,9 +21,7 @@ import { withResolvers } from '../core/resolvers.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
-import { decodeHandover } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
-import { readImageFile } from '../handover/image-file.js';
 import {
   type CutReport,
   now,
@@ -31,6 +29,7 @@ import {
   type SuccessorToOld,
   toWire,
 } from '../handover/protocol.js';
+import { readHandover } from '../handover/received.js';
 import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
@@ -324,19 +323,6 @@ export class Successor extends Incoming {
       if (await session.canFinish()) continue;
       throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
     }
-  }
-}
-
-/** Reads and checks a handover; the first descriptor is the file, the others stay in `fds`. */
-function readHandover(fds: number[]): ReturnType<typeof decodeHandover> & { bytes: number } {
-  const file = fds.shift();
-  if (file === undefined) throw new LiveUpdateError('EPROTO', 'a handover without its descriptor');
-  try {
-    const bytes = readImageFile(file);
-    return { ...decodeHandover(bytes, { fdCount: fds.length }), bytes: bytes.length };
-  } catch (error) {
-    for (const fd of fds.splice(0)) closeFd(fd);
-    throw error;
   }
 }
 

@@ -1,7 +1,7 @@
 /** What both commands do with their arguments: values that are checked at the door, and one clear line for a failure. */
 import { InvalidArgumentError, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
-import type { Deadlines } from '../daemon/update.js';
+import type { Deadlines } from '../daemon/phases.js';
 
 /** Exit codes: done, refused or rolled back, wrong usage. */
 export const EXIT_REFUSED = 1;

@@ -13,10 +13,10 @@ import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import type { ImageProcess } from './image-process.js';
+import { reportOf } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
-import { reportOf } from './update.js';
 
 /** Connections at one time; images and operators are few. */
 const MAX_CLIENTS = 1000;

@@ -19,7 +19,8 @@ import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
 import { type Exit, howItEnded, ImageProcess } from './image-process.js';
-import { DEFAULT_DEADLINES, type Deadlines, reportOf, Update, type UpdateResult } from './update.js';
+import { DEFAULT_DEADLINES, type Deadlines, reportOf } from './phases.js';
+import { Update, type UpdateResult } from './update.js';
 
 const PLAIN_START_MS = 1000;
 const STOP_MS = 10_000;

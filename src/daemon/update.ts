@@ -14,27 +14,23 @@
  *
  * An old image that dies after it halted is no failure: the successor has everything and commits by itself.
  */
-import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
-import type { ErrorReport, ImageToLuod, Phase } from '../handover/protocol.js';
+import type { ImageToLuod, Phase } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
-import { type Exit, howItEnded, type ImageProcess } from './image-process.js';
-
-/** Milliseconds. A phase without its own limit has what is left of the total. */
-export interface Deadlines {
-  readonly total: number;
-  readonly spawn?: number | undefined;
-  readonly preserve?: number | undefined;
-  readonly freeze?: number | undefined;
-  readonly retrieve?: number | undefined;
-  /** How long the old image may take to leave after the commit, and to go on after a rollback. */
-  readonly finish?: number | undefined;
-}
-
-export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
-const DEFAULT_LEAVE_MS = 10_000;
+import type { Exit, ImageProcess } from './image-process.js';
+import {
+  DEFAULT_LEAVE_MS,
+  type Deadlines,
+  endOf,
+  exitReport,
+  type Failure,
+  PhaseError,
+  Phases,
+  reportOf,
+  settles,
+} from './phases.js';
 
 export interface UpdateResult {
   readonly ok: boolean;
@@ -69,25 +65,18 @@ export type Outcome =
 
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
 
-/** A failure of a phase; `LiveUpdateError` with the phase beside it. */
-interface Failure {
-  readonly phase: Phase;
-  readonly error: ErrorReport;
-}
-
 export class Update {
   readonly #service: string;
   readonly #old: ImageProcess;
   readonly #successor: ImageProcess;
   readonly #deadlines: Deadlines;
-  readonly #started = performance.now();
+  readonly #phases: Phases;
   readonly #hello = withResolvers<void>();
   readonly #preserved = withResolvers<Message<'preserved'>>();
   readonly #ready = withResolvers<void>();
   readonly #frozen = withResolvers<void>();
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
-  readonly #failure = withResolvers<Failure>();
   readonly #commitFd: number;
   #direct: { old: number; successor: number } | undefined;
   #phase: Phase = 'spawn';
@@ -104,6 +93,7 @@ export class Update {
     this.#old = options.old;
     this.#successor = options.successor;
     this.#deadlines = options.deadlines;
+    this.#phases = new Phases(options.deadlines);
     this.#commitFd = createCommitWord();
   }
 
@@ -121,7 +111,7 @@ export class Update {
 
   message(image: ImageProcess, message: ImageToLuod): void {
     if (message.type === 'failed') {
-      this.#failure.resolve({ phase: message.phase, error: message.error });
+      this.#phases.fail({ phase: message.phase, error: message.error });
     } else if (image === this.#old) {
       if (message.type === 'preserved') this.#preserved.resolve(message);
       if (message.type === 'frozen') this.#frozen.resolve();
@@ -134,27 +124,22 @@ export class Update {
 
   gone(image: ImageProcess, exit: Exit): void {
     if (image === this.#successor) {
-      this.#failure.resolve({ phase: this.#phase, error: exitReport('the new version', exit) });
+      this.#phases.fail({ phase: this.#phase, error: exitReport('the new version', exit) });
     } else if (!this.#freezeSent) {
-      this.#failure.resolve({ phase: this.#phase, error: exitReport('the running version', exit) });
+      this.#phases.fail({ phase: this.#phase, error: exitReport('the running version', exit) });
     }
     // Else the successor knows better whether it got everything: it commits, or reports that the wire ended too early.
   }
 
   /** Called off from outside (luod stops). */
   cancel(reason: string): void {
-    this.#failure.resolve({ phase: this.#phase, error: { code: 'ECANCELED', message: reason } });
+    this.#phases.fail({ phase: this.#phase, error: { code: 'ECANCELED', message: reason } });
   }
 
   async run(): Promise<{ outcome: Outcome; result: UpdateResult }> {
     const marks: number[] = [performance.now()];
     try {
-      await this.#wait(
-        'spawn',
-        this.#hello.promise,
-        this.#deadlines.spawn,
-        'the new version did not call liveupdate()',
-      );
+      await this.#phases.wait('spawn', this.#hello.promise, 'the new version did not call liveupdate()');
       marks.push(performance.now());
 
       this.#phase = 'preserve';
@@ -163,36 +148,28 @@ export class Update {
       this.#preserveSent = true;
       closeFd(direct.old);
       this.#direct = undefined;
-      const preserved = await this.#wait(
+      const preserved = await this.#phases.wait(
         'preserve',
         this.#preserved.promise,
-        this.#deadlines.preserve,
         'the running version did not preserve its files',
       );
-      await this.#wait(
-        'preserve',
-        this.#ready.promise,
-        this.#deadlines.preserve,
-        'the new version did not call ready()',
-      );
+      await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
       marks.push(performance.now());
 
       this.#phase = 'freeze';
       this.#freezeSent = true;
       this.#old.send({ type: 'freeze' });
-      await this.#wait(
+      await this.#phases.wait(
         'freeze',
         Promise.race([this.#frozen.promise, this.#finished.promise.then(() => undefined)]),
-        this.#deadlines.freeze,
         'the running version did not freeze',
       );
       marks.push(performance.now());
 
       this.#phase = 'retrieve';
-      const finished = await this.#wait(
+      const finished = await this.#phases.wait(
         'retrieve',
         this.#finished.promise,
-        this.#deadlines.retrieve,
         'the new version did not take over',
       );
       await this.#dismiss();
@@ -208,22 +185,6 @@ export class Update {
     } finally {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
-    }
-  }
-
-  async #wait<T>(phase: Phase, event: Promise<T>, limit: number | undefined, late: string): Promise<T> {
-    const left = this.#deadlines.total - (performance.now() - this.#started);
-    const ms = Math.max(0, Math.min(left, limit ?? left));
-    const { promise, resolve } = withResolvers<Failure>();
-    const message = `${late} within ${Math.round(limit ?? this.#deadlines.total)} ms`;
-    const timer = setTimeout(() => resolve({ phase, error: { code: 'ETIMEDOUT', message } }), ms);
-    try {
-      const failure = Promise.race([this.#failure.promise, promise]).then((reason) => {
-        throw new PhaseError(reason);
-      });
-      return await Promise.race([event, failure]);
-    } finally {
-      clearTimeout(timer);
     }
   }
 
@@ -331,36 +292,6 @@ export class Update {
   }
 }
 
-class PhaseError extends Error {
-  readonly failure: Failure;
-
-  constructor(failure: Failure) {
-    super(failure.error.message);
-    this.failure = failure;
-  }
-}
-
-/** Waits `ms` for the end of an image, then brings it about. */
-async function endOf(image: ImageProcess, ms: number): Promise<Exit> {
-  if (ms === 0 || !(await settles(image.gone, ms))) image.kill('SIGKILL');
-  return await image.gone;
-}
-
-async function settles(promise: Promise<unknown>, ms: number): Promise<boolean> {
-  const { promise: late, resolve } = withResolvers<boolean>();
-  const timer = setTimeout(() => resolve(false), ms);
-  try {
-    return await Promise.race([promise.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function exitReport(who: string, exit: Exit): ErrorReport {
-  if (exit.error !== undefined) return reportOf(exit.error);
-  return { code: 'ECHILD', message: `${who} ${howItEnded(exit)}` };
-}
-
 function between(marks: readonly number[], index: number): number {
   const start = marks[index];
   const end = marks[index + 1];
@@ -373,10 +304,4 @@ function milliseconds(ns: bigint): number {
 
 function round(ms: number): number {
   return Math.round(ms * 1000) / 1000;
-}
-
-/** An error as requests report it. */
-export function reportOf(error: unknown): ErrorReport {
-  const { code, message } = LiveUpdateError.from(error);
-  return { code, message };
 }

@@ -50,7 +50,7 @@ export class Memory {
         `${size} bytes are more than one view can map on Node ${process.versions.node} (${maxMappableBytes()}); use several memories`,
       );
     }
-    const fd = new OwnedFd(createMemfd(name, size));
+    const fd = new OwnedFd(createMemfd(name, size, { crossesKernel: true }));
     try {
       sealMemfd(fd.fd, SEALS);
       return new Memory(fd, Mapping.map(fd.fd, { length: size, writable: true }));

@@ -1,6 +1,7 @@
 /** The kernel's interfaces, one thin file each. */
 export * from './fd.js';
 export * from './kexec.js';
+export * from './listen-socket.js';
 export * from './liveupdate.js';
 export * from './mapping.js';
 export * from './memfd.js';

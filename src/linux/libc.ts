@@ -72,6 +72,9 @@ export const libc = {
   getsockopt: declare<(fd: Fd, level: number, name: number, value: Bytes, length: Bytes) => number>(
     'int getsockopt(int fd, int level, int name, void *value, void *length)',
   ),
+  getsockname: declare<(fd: Fd, address: Bytes, length: Bytes) => number>(
+    'int getsockname(int fd, void *address, void *length)',
+  ),
   shutdown: declare<(fd: Fd, how: number) => number>('int shutdown(int fd, int how)'),
   getrlimit: declare<(resource: number, limit: Bytes) => number>('int getrlimit(int resource, void *limit)'),
   socket: declare<(domain: number, type: number, protocol: number) => number>(

@@ -1,5 +1,5 @@
 /** Memory as a file: memfd_create(2) and its seals, fcntl(2). */
-import { fstatSync, ftruncateSync } from 'node:fs';
+import { fchmodSync, fstatSync, ftruncateSync } from 'node:fs';
 import { ERRNO, LiveUpdateError } from '../core/errors.js';
 import { closeFd, fcntl } from './fd.js';
 import { errno, failure, libc } from './libc.js';
@@ -7,6 +7,7 @@ import { errno, failure, libc } from './libc.js';
 const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
 const MFD_NOEXEC_SEAL = 8;
+const MFD_EXEC = 16;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
 
@@ -21,29 +22,31 @@ export const F_SEAL_EXEC = 32;
 const MAX_NAME_BYTES = 249;
 
 /**
- * A new memfd of `size` zero bytes, close-on-exec, open for sealing and never executable. The caller owns it.
+ * A new memfd of `size` zero bytes, close-on-exec and open for sealing. The caller owns it.
+ *
+ * Its mode has no x, and a seal keeps it so; but for one that shall cross a kexec: Linux 7.3 gives what comes back its
+ * executable mode before its seals, and sealing an executable file against chmod seals it against writing as well.
  * @throws {LiveUpdateError} EMFILE, ENFILE, ENOMEM; EFBIG or EINVAL for a size that no file can have.
  */
-export function createMemfd(name: string, size: number): number {
+export function createMemfd(name: string, size: number, options: { crossesKernel?: boolean } = {}): number {
   const label = Buffer.from(name.replaceAll('\0', '')).subarray(0, MAX_NAME_BYTES).toString();
-  const fd = create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-  if (size === 0) return fd;
+  const fd = create(label, options.crossesKernel === true ? [MFD_EXEC, MFD_NOEXEC_SEAL] : [MFD_NOEXEC_SEAL]);
   try {
-    ftruncateSync(fd, size);
+    if (options.crossesKernel === true) fchmodSync(fd, 0o600);
+    if (size !== 0) ftruncateSync(fd, size);
     return fd;
   } catch (error) {
     closeFd(fd);
-    throw LiveUpdateError.from(error, { operation: 'ftruncate' });
+    throw LiveUpdateError.from(error, { operation: 'memfd_create' });
   }
 }
 
-function create(name: string, flags: number): number {
-  const fd = libc.memfdCreate(name, flags);
+/** Tries the wanted kinds in turn, and then without any: Linux before 6.3 knows none, vm.memfd_noexec=2 forbids MFD_EXEC. */
+function create(name: string, [kind = 0, ...others]: readonly number[]): number {
+  const fd = libc.memfdCreate(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | kind);
   const error = errno();
   if (fd >= 0) return fd;
-  // Linux before 6.3 does not know MFD_NOEXEC_SEAL.
-  if (error === ERRNO.EINVAL && (flags & MFD_NOEXEC_SEAL) !== 0)
-    return create(name, flags & ~MFD_NOEXEC_SEAL);
+  if (kind !== 0 && (error === ERRNO.EINVAL || error === ERRNO.EACCES)) return create(name, others);
   throw failure('memfd_create', error);
 }
 

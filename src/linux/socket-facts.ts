@@ -31,9 +31,9 @@ const DOMAINS = new Map([
 const value = Buffer.alloc(4096);
 const length = Buffer.alloc(4096);
 
-function option(fd: number, name: number, bytes: number): Buffer {
+function option(fd: number, name: number, bytes: number, level: number = SOL_SOCKET): Buffer {
   length.writeUInt32LE(bytes, 0);
-  const result = libc.getsockopt(fd, SOL_SOCKET, name, value, length);
+  const result = libc.getsockopt(fd, level, name, value, length);
   const error = errno();
   if (result === -1) throw failure('getsockopt', error);
   return value;
@@ -57,6 +57,11 @@ export function socketProtocol(fd: number): number {
 /** Whether listen(2) was called on it. @throws {LiveUpdateError} EBADF, EIO. */
 export function isListening(fd: number): boolean {
   return option(fd, SO_ACCEPTCONN, 4).readInt32LE(0) === 1;
+}
+
+/** An option that is on or off. @throws {LiveUpdateError} EBADF, ENOTSOCK; ENOPROTOOPT (as EIO) when the socket has no such option. */
+export function socketFlag(fd: number, level: number, name: number): boolean {
+  return option(fd, name, 4, level).readInt32LE(0) !== 0;
 }
 
 /** The errno that waits on the socket; reading it clears it. @throws {LiveUpdateError} EBADF, EIO. */

@@ -1,0 +1,101 @@
+/**
+ * Waiting in phases: for an event, at most until the phase's deadline or the whole's, and not beyond the first failure
+ * that anybody reports.
+ */
+import { LiveUpdateError } from '../core/errors.js';
+import { withResolvers } from '../core/resolvers.js';
+import type { ErrorReport, Phase } from '../handover/protocol.js';
+import { type Exit, howItEnded, type ImageProcess } from './image-process.js';
+
+/** Milliseconds. A phase without its own limit has what is left of the total. */
+export interface Deadlines {
+  readonly total: number;
+  readonly spawn?: number | undefined;
+  readonly preserve?: number | undefined;
+  readonly freeze?: number | undefined;
+  readonly retrieve?: number | undefined;
+  /** How long the old image may take to leave after the commit, and to go on after a rollback. */
+  readonly finish?: number | undefined;
+}
+
+export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
+export const DEFAULT_LEAVE_MS = 10_000;
+
+/** A failure of a phase; `LiveUpdateError` with the phase beside it. */
+export interface Failure {
+  readonly phase: Phase;
+  readonly error: ErrorReport;
+}
+
+export class PhaseError extends Error {
+  readonly failure: Failure;
+
+  constructor(failure: Failure) {
+    super(failure.error.message);
+    this.failure = failure;
+  }
+}
+
+export class Phases {
+  readonly #deadlines: Deadlines;
+  readonly #started = performance.now();
+  readonly #failure = withResolvers<Failure>();
+
+  constructor(deadlines: Deadlines) {
+    this.#deadlines = deadlines;
+  }
+
+  /** Ends every wait, now and later. The first failure counts. */
+  fail(failure: Failure): void {
+    this.#failure.resolve(failure);
+  }
+
+  /**
+   * @param late What the failure says when the deadline passes: '... did not ...'.
+   * @throws {PhaseError} the failure that was reported, or ETIMEDOUT.
+   */
+  async wait<T>(phase: Exclude<Phase, 'finish'>, event: Promise<T>, late: string): Promise<T> {
+    const limit = this.#deadlines[phase];
+    const left = this.#deadlines.total - (performance.now() - this.#started);
+    const ms = Math.max(0, Math.min(left, limit ?? left));
+    const { promise, resolve } = withResolvers<Failure>();
+    const message = `${late} within ${Math.round(limit ?? this.#deadlines.total)} ms`;
+    const timer = setTimeout(() => resolve({ phase, error: { code: 'ETIMEDOUT', message } }), ms);
+    try {
+      const failure = Promise.race([this.#failure.promise, promise]).then((reason) => {
+        throw new PhaseError(reason);
+      });
+      return await Promise.race([event, failure]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** Waits `ms` for the end of an image, then brings it about. */
+export async function endOf(image: ImageProcess, ms: number): Promise<Exit> {
+  if (ms === 0 || !(await settles(image.gone, ms))) image.kill('SIGKILL');
+  return await image.gone;
+}
+
+/** Whether `promise` resolves within `ms`. */
+export async function settles(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const { promise: late, resolve } = withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(false), ms);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export function exitReport(who: string, exit: Exit): ErrorReport {
+  if (exit.error !== undefined) return reportOf(exit.error);
+  return { code: 'ECHILD', message: `${who} ${howItEnded(exit)}` };
+}
+
+/** An error as requests report it. */
+export function reportOf(error: unknown): ErrorReport {
+  const { code, message } = LiveUpdateError.from(error);
+  return { code, message };
+}

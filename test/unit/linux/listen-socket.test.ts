@@ -1,0 +1,95 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { closeFd, isCloseOnExec } from '../../../src/linux/fd.js';
+import { handleFd } from '../../../src/linux/handle-fd.js';
+import { type ListenAddress, listenAddress, openListeningSocket } from '../../../src/linux/listen-socket.js';
+import { isListening } from '../../../src/linux/socket-facts.js';
+import { countDescriptors } from './descriptors.js';
+
+countDescriptors();
+
+/** Listens with Node, reads the address, closes, and listens there again: what a reboot does to a listener. */
+async function again(options: object): Promise<ListenAddress> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(options, resolve);
+  });
+  const address = listenAddress(handleFd(server) as number);
+  await new Promise((resolve) => server.close(resolve));
+  const fd = openListeningSocket(address, 16);
+  try {
+    expect(isListening(fd)).toBe(true);
+    expect(isCloseOnExec(fd)).toBe(true);
+    expect(listenAddress(fd)).toEqual(address);
+    await new Promise<void>((resolve, reject) => {
+      const to = 'path' in address ? { path: address.path } : { host: address.host, port: address.port };
+      const client = connect(to);
+      client.once('error', reject);
+      client.once('connect', () => {
+        client.once('close', () => resolve());
+        client.destroy();
+      });
+    });
+  } finally {
+    closeFd(fd);
+  }
+  return address;
+}
+
+describe('listen-socket', () => {
+  it('makes an IPv4 listener again', async () => {
+    const address = await again({ host: '127.0.0.1', port: 0 });
+    expect(address).toMatchObject({ host: '127.0.0.1', ipv6Only: false, reusePort: false });
+  });
+
+  it('makes an IPv6 listener again, alone or for both families', async () => {
+    expect(await again({ host: '::1', port: 0 })).toMatchObject({ host: '0:0:0:0:0:0:0:1' });
+    expect(await again({ host: '::', port: 0 })).toMatchObject({ host: '0:0:0:0:0:0:0:0', ipv6Only: false });
+    expect(await again({ host: '::', port: 0, ipv6Only: true })).toMatchObject({ ipv6Only: true });
+  });
+
+  it('makes a unix listener again, by path and by abstract name', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'liveupdate-listen-'));
+    try {
+      const path = join(folder, 's');
+      expect(await again({ path })).toEqual({ path });
+      rmSync(path);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+    const name = `\0liveupdate-test-${process.pid}`;
+    const fd = openListeningSocket({ path: name }, 1);
+    expect(listenAddress(fd)).toEqual({ path: name });
+    closeFd(fd);
+  });
+
+  it('says who has the address', async () => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const address = { host: '127.0.0.1', port, scope: 0, ipv6Only: false, reusePort: false };
+    expect(() => openListeningSocket(address, 1)).toThrow(
+      expect.objectContaining({ code: 'EADDRINUSE', operation: 'bind' }),
+    );
+    await new Promise((resolve) => server.close(resolve));
+  });
+
+  it('refuses what is no address', () => {
+    const rest = { port: 1, scope: 0, ipv6Only: false, reusePort: false };
+    for (const host of ['', 'localhost', '1.2.3', '1.2.3.256', '::']) {
+      expect(() => openListeningSocket({ host, ...rest }, 1)).toThrow(
+        expect.objectContaining({ code: 'EINVAL' }),
+      );
+    }
+    for (const path of ['', 'x'.repeat(108)]) {
+      expect(() => openListeningSocket({ path }, 1)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+    }
+    expect(() => openListeningSocket({ path: '/no/such/folder/s' }, 1)).toThrow(
+      expect.objectContaining({ code: 'ENOENT' }),
+    );
+  });
+});
