@@ -27,7 +27,15 @@ import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
 import { writeImageFile } from '../handover/image-file.js';
-import { type ErrorReport, now, type OldToSuccessor, toWire } from '../handover/protocol.js';
+import { kernelCrossing } from '../handover/kernel-crossing.js';
+import {
+  type Carrier,
+  type ErrorReport,
+  type Left,
+  now,
+  type OldToSuccessor,
+  toWire,
+} from '../handover/protocol.js';
 import { OutgoingRecords, type Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
@@ -52,6 +60,7 @@ export interface PredecessorOptions {
   readonly handover: Handover;
   readonly kept: readonly Kept[];
   readonly link: LuodLink;
+  readonly carrier: Carrier;
   readonly directFd: number;
   readonly commitFd: number;
   /** Runs the program's 'freeze' listeners. */
@@ -74,6 +83,8 @@ export class Predecessor {
   #image: Image | undefined;
   #unanswered = 0;
   #answered: (() => void) | undefined;
+  /** What this image cannot hand over to its carrier, but for connections, which come and go. */
+  readonly #left: Left[] = [];
   #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
 
   constructor(options: PredecessorOptions) {
@@ -109,20 +120,24 @@ export class Predecessor {
    * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; ECANCELED
    *   when called off; EPIPE when the successor is gone.
    */
-  async preserve(): Promise<{ bytes: number }> {
+  async preserve(): Promise<{ bytes: number; left: Left[] }> {
     let bytes = 0;
+    const acrossKernel = this.#options.carrier === 'kernel';
     for (const kept of order(this.#options.kept)) {
       if (kept instanceof KeptListener && !kept.file.isOpen) {
+        if (acrossKernel) continue;
         const text = `the program closed this listener, and ${kept.connections.size} of its connections live on; they cannot cross without it: try again when they have ended`;
         throw new LiveUpdateError('EBUSY', text, { operation: 'preserve', session: kept.session });
       }
       const session = await this.#options.orchestrator.createSession(kept.session);
       this.#sessions.push({ kept, session });
       await session.preserve(kept.file, FILE_TOKEN);
-      bytes += await this.#pass(session, FILE_TOKEN);
-      if (!(kept instanceof KeptListener)) continue;
+      const sent = await this.#pass(session, FILE_TOKEN);
+      if (sent === undefined) await this.#leaveBehind(session);
+      else bytes += sent;
+      if (!(kept instanceof KeptListener) || acrossKernel) continue;
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
-      bytes += await this.#pass(session, CONNECTIONS_TOKEN);
+      bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
       const ended: number[] = [];
       kept.connections.preserve((id) => {
         // One message for all that ended in this turn of the loop.
@@ -135,11 +150,35 @@ export class Predecessor {
     this.#check();
     this.#send({ type: 'precopied' });
     this.#state = 'preserved';
-    return { bytes };
+    return { bytes, left: this.#leftNow() };
+  }
+
+  /** What stays behind: for a kexec everything that lives in this kernel alone. */
+  #leftNow(): Left[] {
+    if (this.#options.carrier === 'luod') return [];
+    const left = [...this.#left];
+    for (const kept of this.#options.kept) {
+      if (!(kept instanceof KeptListener) || kept.connections.size === 0) continue;
+      left.push({
+        session: kept.session,
+        what: `${kept.connections.size} connections, which end with this kernel`,
+      });
+    }
+    return left;
+  }
+
+  /** Takes a session out again that the carrier cannot take along. */
+  async #leaveBehind(session: Session): Promise<void> {
+    this.#sessions.splice(
+      this.#sessions.findIndex((open) => open.session === session),
+      1,
+    );
+    await session.close();
   }
 
   #sets(): { session: Session; set: ConnectionSet }[] {
     const sets: { session: Session; set: ConnectionSet }[] = [];
+    if (this.#options.carrier === 'kernel') return sets;
     for (const { kept, session } of this.#sessions) {
       if (kept instanceof KeptListener) sets.push({ session, set: kept.connections });
     }
@@ -166,14 +205,24 @@ export class Predecessor {
         const file = session.serialized(CONNECTIONS_TOKEN);
         if (file === undefined) break;
         this.#options.handover.outgoing.update(handleOf(file.data), passRecord(ids), fds);
-        bytes += await this.#pass(session, CONNECTIONS_TOKEN);
+        bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
       }
     }
     return bytes;
   }
 
-  async #pass(session: Session, token: Token): Promise<number> {
+  /** @returns the bytes that were sent; undefined, and nothing was, when the carrier cannot take it along. */
+  async #pass(session: Session, token: Token): Promise<number | undefined> {
     this.#check();
+    const pass = this.#options.handover.outgoing.takeChanged();
+    if (this.#options.carrier === 'kernel') {
+      for (const fd of pass.fds) {
+        const crossing = kernelCrossing(fd);
+        if (crossing.kind !== 'left') continue;
+        this.#left.push({ session: session.name, what: `${crossing.what}, which only this kernel knows` });
+        return undefined;
+      }
+    }
     const file = session.serialized(token);
     const image: Image = {
       compatible: IMAGE_COMPATIBLE,
@@ -181,7 +230,7 @@ export class Predecessor {
       sessions: [{ name: session.name, files: file === undefined ? [] : [file] }],
       flbs: [],
     };
-    const bytes = this.#sendImage({ type: 'precopy' }, image, this.#options.handover.outgoing.takeChanged());
+    const bytes = this.#sendImage({ type: 'precopy' }, image, pass);
     this.#unanswered++;
     while (this.#unanswered >= PASS_WINDOW) {
       await new Promise<void>((resolve) => {
@@ -231,7 +280,7 @@ export class Predecessor {
       this.#state = 'freezing';
       throw error;
     }
-    link.send({ type: 'frozen' });
+    link.send({ type: 'frozen', left: this.#leftNow() });
     return this.#halt();
   }
 

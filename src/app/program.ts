@@ -23,7 +23,13 @@ import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
-import { ENV_IMAGE, ENV_SOCKET, type ErrorReport, type LuodToImage } from '../handover/protocol.js';
+import {
+  type Carrier,
+  ENV_IMAGE,
+  ENV_SOCKET,
+  type ErrorReport,
+  type LuodToImage,
+} from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { LuodLink } from './luod-link.js';
@@ -35,8 +41,10 @@ export interface LiveUpdateOptions {
   socket?: string;
 }
 
-/** Where this image came from. */
-export type Origin = 'fresh' | 'update' | 'crash';
+/**
+ * Where this image came from: nowhere, a live image, what luod held for one that died, or what the previous kernel left.
+ */
+export type Origin = 'fresh' | 'update' | 'crash' | 'kexec';
 
 export interface ProgramEvents {
   /** The cut is about to come. Listeners may be asynchronous; all are awaited, inside the blackout. */
@@ -125,7 +133,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       handler: (compatible) => this.#handlers.get(compatible),
     };
     if (message.role === 'restarted') {
-      this.#origin = 'crash';
+      this.#origin = message.from;
       this.#incoming = new Restored(options, fds);
     } else if (message.role === 'successor') {
       this.#origin = 'update';
@@ -152,7 +160,10 @@ export class Program extends EventEmitter<ProgramEvents> {
     );
   }
 
-  /** 'fresh', 'update' (a live image handed over) or 'crash' (luod kept what the image before left). */
+  /**
+   * 'fresh', 'update' (a live image handed over), 'crash' (luod kept what the image before left) or 'kexec' (the previous
+   * kernel did).
+   */
   get origin(): Origin {
     return this.#origin;
   }
@@ -306,7 +317,8 @@ export class Program extends EventEmitter<ProgramEvents> {
       const file = (came as T | undefined) ?? (await make());
       const kept = wrap(file);
       this.#kept.set(session, kept);
-      if (came === undefined) this.#hold(kept);
+      // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
+      if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
@@ -345,7 +357,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     const incoming = this.#incoming;
     const dropped = new Set(options.drop);
-    if (incoming instanceof Successor) {
+    // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
+    if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
       if (missing.length > 0) throw this.#failed(unclaimedError(missing));
     }
@@ -403,7 +416,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   #take(message: LuodToImage, fds: number[]): void {
     switch (message.type) {
       case 'preserve':
-        this.#begin(fds);
+        this.#begin(fds, message.carrier);
         break;
       case 'freeze':
         void this.#freeze();
@@ -432,7 +445,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
-  #begin(fds: number[]): void {
+  #begin(fds: number[], carrier: Carrier): void {
     const [directFd, commitFd] = fds;
     const link = this.#link;
     if (directFd === undefined || commitFd === undefined || link === undefined) return;
@@ -441,6 +454,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       handover: this.#handover,
       kept: [...this.#kept.values()],
       link,
+      carrier,
       directFd,
       commitFd,
       announceFreeze: async () => {

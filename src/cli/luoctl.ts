@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** luoctl: asks a luod how things stand, and to update what it runs. */
 import { Command } from 'commander';
-import type { LuodStatus } from '../daemon/luod.js';
+import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
 import { socketPath } from '../daemon/socket-path.js';
 import type { UpdateResult } from '../daemon/update.js';
 import {
@@ -12,9 +12,11 @@ import {
   fail,
   toDeadlines,
 } from './arguments.js';
+import { addDoctorCommand } from './doctor.js';
+import { addKexecCommand } from './kexec.js';
 import { ask, type Reply } from './luod-client.js';
 import { packageVersion } from './package-version.js';
-import { statusTable, updateSummary } from './tables.js';
+import { sessionsTable, statusTable, updateSummary } from './tables.js';
 
 interface Flags {
   socket?: string;
@@ -61,6 +63,15 @@ program
     tell(flags, { type: 'status' }, (reply) => statusTable(reply as unknown as LuodStatus)),
   );
 
+program
+  .command('sessions')
+  .description('what outlives the programs, and who holds it: luod, or the kernel since a kexec')
+  .option('--socket <path>', "luod's socket (default: $LIVEUPDATE_SOCKET, else the run folder of this user)")
+  .option('--json', 'one JSON object')
+  .action((flags: Flags) =>
+    tell(flags, { type: 'sessions' }, (reply) => sessionsTable(reply.sessions as SessionStatus[])),
+  );
+
 const update = program
   .command('update')
   .description('replace a running program by its next version; what it keeps stays')
@@ -101,5 +112,8 @@ function splitAtDashes(
   if (dashes !== -1 && behind === 0) update.error('error: there is no command after --');
   return { name: before[0], newCommand: behind === 0 ? undefined : words.slice(words.length - behind) };
 }
+
+addKexecCommand(program);
+addDoctorCommand(program);
 
 await program.parseAsync();

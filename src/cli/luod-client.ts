@@ -9,18 +9,30 @@ export interface Reply {
   readonly [field: string]: unknown;
 }
 
+/** What luod says before it answers. */
+export interface LuodEvent {
+  readonly type: string;
+  readonly [field: string]: unknown;
+}
+
 /**
+ * @param event Told of what luod says before its answer.
  * @throws {LiveUpdateError} ENOENT or ECONNREFUSED when no luod listens there, EACCES when it is another user's, EPIPE when
  *   luod ended before it answered.
  */
-export async function ask(path: string, request: Record<string, unknown>): Promise<Reply> {
+export async function ask(
+  path: string,
+  request: Record<string, unknown>,
+  event: (message: LuodEvent) => void = () => undefined,
+): Promise<Reply> {
   const socket = createConnection({ path });
   try {
     socket.write(`${JSON.stringify({ ...request, id: 1 })}\n`);
     const lines = createInterface({ input: socket, crlfDelay: Number.POSITIVE_INFINITY });
     for await (const line of lines) {
-      const { type: _type, id: _id, ...reply } = JSON.parse(line) as Record<string, unknown>;
-      return reply as unknown as Reply;
+      const { type, id: _id, ...reply } = JSON.parse(line) as { type: string; id: unknown };
+      if (type === 'reply') return reply as unknown as Reply;
+      event({ type, ...reply });
     }
   } catch (error) {
     throw explain(error, path);

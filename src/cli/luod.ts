@@ -14,6 +14,7 @@ interface RunFlags {
   socket?: string;
   restart: RestartPolicy;
   maxRestarts: number;
+  fresh?: boolean;
 }
 
 const PASSED_ON: readonly NodeJS.Signals[] = ['SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
@@ -29,9 +30,14 @@ function log(line: string): void {
 async function run(command: string[], flags: RunFlags): Promise<void> {
   const socket = socketPath(flags.socket);
   const luod = await Luod.listen({ socket, version: packageVersion(), log });
+  // What the kernel keeps is asked for by name when the service starts; the index only tells what there is.
+  await luod
+    .recover()
+    .catch((error) => log(`the previous kernel's index: ${LiveUpdateError.from(error).message}`));
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
-  const service = luod.run({ name, command, restart: flags.restart, maxRestarts: flags.maxRestarts });
+  const { restart, maxRestarts, fresh = false } = flags;
+  const service = luod.run({ name, command, restart, maxRestarts, fresh });
   for (const signal of ENDING) process.on(signal, () => service.stop(signal));
   for (const signal of PASSED_ON) process.on(signal, () => service.signal(signal));
   process.on('SIGHUP', () => {
@@ -64,6 +70,7 @@ program
       .default('on-failure'),
   )
   .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+  .option('--fresh', 'start with nothing, even if the kernel before a kexec kept something for this service')
   .addHelpText(
     'after',
     `

@@ -1,6 +1,8 @@
 /** What people read: the status as a table, an update as a few lines. */
-import type { LuodStatus } from '../daemon/luod.js';
+import type { KexecResult } from '../daemon/kernel-update.js';
+import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
 import type { UpdateResult } from '../daemon/update.js';
+import type { KernelFact } from '../linux/kernel-facts.js';
 
 export function statusTable(status: LuodStatus): string {
   const lines = [
@@ -47,6 +49,45 @@ export function updateSummary(result: UpdateResult): string {
     lines.push(`  dropped: ${result.dropped.join(', ')}`);
   for (const line of result.unfinished ?? []) lines.push(`  unfinished: ${line}`);
   return `${lines.join('\n')}\n`;
+}
+
+export function sessionsTable(sessions: readonly SessionStatus[]): string {
+  if (sessions.length === 0) return 'nothing is kept\n';
+  const rows = sessions.map(({ session, service, holder, state, ageSeconds }) => [
+    session,
+    service,
+    holder,
+    state,
+    age(ageSeconds),
+  ]);
+  return `${columns([['SESSION', 'SERVICE', 'HOLDER', 'STATE', 'AGE'], ...rows]).join('\n')}\n`;
+}
+
+export function kexecSummary(result: KexecResult): string {
+  const lines = result.services.map(
+    ({ service, generation, sessions, memfds }) =>
+      `${service}: generation ${generation}, ${sessions.length} sessions, ${memfds} of them in memory files: ${sessions.join(', ') || 'none'}`,
+  );
+  for (const { service, session, what } of result.left) {
+    lines.push(`left behind: ${service}: ${session === undefined ? '' : `${session}: `}${what}`);
+  }
+  if (result.error !== undefined) {
+    lines.push(
+      `not done, and everything goes on as it was: ${result.error.message} (${result.error.code} in ${result.error.phase})`,
+    );
+  } else if (result.dryRun) lines.push('a dry run: nothing was changed');
+  else {
+    const parts = Object.entries(result.phases).map(([phase, ms]) => `${phase} ${ms} ms`);
+    lines.push(`leaving this kernel: ${parts.join(', ')}`);
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+export function factsTable(facts: readonly KernelFact[]): string {
+  const lines = columns(facts.map(({ name, verdict, found }) => [verdict, name, found]));
+  const advice = facts.filter((fact) => fact.advice !== undefined);
+  if (advice.length === 0) return `${lines.join('\n')}\n\nthis kernel can be live-updated: luoctl kexec\n`;
+  return `${lines.join('\n')}\n\n${advice.map((fact) => `${fact.name}: ${fact.advice}`).join('\n')}\n`;
 }
 
 function columns(rows: readonly (readonly string[])[]): string[] {

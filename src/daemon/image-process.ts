@@ -33,7 +33,8 @@ export interface ImageEvents {
 }
 
 export class ImageProcess {
-  readonly generation: number;
+  /** Counted on from the previous kernel's, once it is known. */
+  generation: number;
   readonly command: readonly string[];
   readonly startedAt = Date.now();
   /** By this the process shows which image it is. */

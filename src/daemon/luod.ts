@@ -13,13 +13,19 @@ import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import type { ImageProcess } from './image-process.js';
-import { reportOf } from './phases.js';
+import { KernelArrival } from './kernel-arrival.js';
+import { askKernel } from './kernel-device.js';
+import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
+import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
+import { DEFAULT_DEADLINES, reportOf } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
 
 /** Connections at one time; images and operators are few. */
 const MAX_CLIENTS = 1000;
+/** How long the last word before a kexec may take to go out. */
+const FAREWELL_MS = 1000;
 
 export interface LuodOptions {
   readonly socket: string;
@@ -37,6 +43,16 @@ export interface LuodStatus {
   readonly services: ServiceStatus[];
 }
 
+/** A named thing that outlives a program, and in whose hands it is. */
+export interface SessionStatus {
+  readonly session: string;
+  readonly service: string;
+  readonly holder: 'luod' | 'kernel';
+  /** held: for the running program · unclaimed, claimed: left by the previous kernel, and asked for or not. */
+  readonly state: 'held' | 'unclaimed' | 'claimed';
+  readonly ageSeconds: number;
+}
+
 interface Client {
   wire: Wire | undefined;
   image: ImageProcess | undefined;
@@ -47,6 +63,7 @@ export class Luod {
   readonly #server: Server;
   readonly #services = new Map<string, Service>();
   readonly #clients = new Set<Client>();
+  #isLeaving = false;
 
   private constructor(options: LuodOptions) {
     this.#options = options;
@@ -79,11 +96,24 @@ export class Luod {
     return luod;
   }
 
+  /** Looks which services the luod before a kexec left something for. @throws {LiveUpdateError} EBUSY, EIO, EINVAL. */
+  async recover(): Promise<void> {
+    const index = await askKernel(recoverKernelIndex);
+    if (index === undefined) return;
+    const names = index.services.map(({ session }) => `'${session}'`).join(', ');
+    this.#options.log(`the previous kernel keeps ${names || 'nothing'} for their services`);
+  }
+
   /** Starts a service. @throws {LiveUpdateError} EEXIST when the name is in use. */
-  run(options: Omit<ServiceOptions, 'socket' | 'log'>): Service {
+  run(options: Omit<ServiceOptions, 'socket' | 'log' | 'arrival'> & { fresh?: boolean }): Service {
     if (this.#services.has(options.name))
       throw new LiveUpdateError('EEXIST', `a service '${options.name}' runs already`);
-    const service = new Service({ ...options, socket: this.#options.socket, log: this.#options.log });
+    const service = new Service({
+      ...options,
+      socket: this.#options.socket,
+      log: this.#options.log,
+      arrival: options.fresh === true ? async () => undefined : arrivalFromKernel,
+    });
     this.#services.set(options.name, service);
     service.start();
     return service;
@@ -131,6 +161,15 @@ export class Luod {
         case 'status':
           wire.send({ type: 'reply', id, ok: true, ...this.status() });
           break;
+        case 'sessions':
+          wire.send({ type: 'reply', id, ok: true, sessions: this.sessions() });
+          break;
+        case 'kexec':
+          this.#kexec(wire, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }).then(
+            (result) => wire.send({ type: 'reply', id, ...result }),
+            (error: unknown) => wire.send(refusal(id, error)),
+          );
+          break;
         case 'update':
           this.#service(request.service)
             .update(request)
@@ -165,6 +204,32 @@ export class Luod {
     });
   }
 
+  async #kexec(wire: Wire, id: unknown, request: KexecRequest): Promise<KexecResult> {
+    if (this.#isLeaving) throw new LiveUpdateError('EBUSY', 'a kexec is under way');
+    this.#isLeaving = true;
+    try {
+      const { version, log } = this.#options;
+      const update = new KernelUpdate({
+        services: [...this.#services.values()],
+        version,
+        request,
+        progress: (line) => {
+          log(`kexec: ${line}`);
+          wire.send({ type: 'progress', id, line });
+        },
+        farewell: (result) => {
+          wire.send({ type: 'farewell', id, ...result });
+          wire.flushNow(FAREWELL_MS);
+        },
+      });
+      const result = await update.run();
+      if (result.error !== undefined) log(`kexec: ${result.error.message}`);
+      return result;
+    } finally {
+      this.#isLeaving = false;
+    }
+  }
+
   #service(name: string | undefined): Service {
     if (name !== undefined) {
       const service = this.#services.get(name);
@@ -196,12 +261,41 @@ export class Luod {
     };
   }
 
+  sessions(): SessionStatus[] {
+    const now = Date.now();
+    const held = [...this.#services.values()].flatMap(({ name: service, custody }) =>
+      [...custody.entries()].map(
+        ([session, { since }]): SessionStatus => ({
+          session,
+          service,
+          holder: 'luod',
+          state: 'held',
+          ageSeconds: Math.round((now - since) / 1000),
+        }),
+      ),
+    );
+    const kept = kernelSessions().map(
+      ({ session, service, state, savedAt }): SessionStatus => ({
+        session,
+        service,
+        holder: 'kernel',
+        state,
+        ageSeconds: Math.round((now - savedAt) / 1000),
+      }),
+    );
+    return [...held, ...kept];
+  }
+
   /** Closes the socket and every connection; services must have ended. */
   close(): void {
     this.#server.close();
     for (const client of this.#clients) client.wire?.close();
     this.#clients.clear();
   }
+}
+
+async function arrivalFromKernel(service: string): Promise<KernelArrival | undefined> {
+  return askKernel((device) => KernelArrival.take(device, service));
 }
 
 function refusal(id: unknown, error: unknown): WireMessage {

@@ -15,24 +15,42 @@ const hello = z.object({
 
 const status = z.object({ type: z.literal('status'), id });
 
+const sessions = z.object({ type: z.literal('sessions'), id });
+
+const deadlines = z
+  .object({
+    total: milliseconds,
+    spawn: milliseconds.optional(),
+    preserve: milliseconds.optional(),
+    freeze: milliseconds.optional(),
+    retrieve: milliseconds.optional(),
+    finish: milliseconds.optional(),
+  })
+  .optional();
+
 const update = z.object({
   type: z.literal('update'),
   id,
   service: z.string().max(100).optional(),
   command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
-  deadlines: z
-    .object({
-      total: milliseconds,
-      spawn: milliseconds.optional(),
-      preserve: milliseconds.optional(),
-      freeze: milliseconds.optional(),
-      retrieve: milliseconds.optional(),
-      finish: milliseconds.optional(),
-    })
-    .optional(),
+  deadlines,
 });
 
-const request = z.discriminatedUnion('type', [hello, status, update]);
+const path = z.string().min(1).max(4096).startsWith('/');
+
+const kexec = z.object({
+  type: z.literal('kexec'),
+  id,
+  kernel: path.optional(),
+  initrd: path.optional(),
+  cmdline: z.string().max(4096).optional(),
+  reuseCmdline: z.boolean().optional(),
+  dryRun: z.boolean().optional(),
+  dropUnpreservable: z.boolean().optional(),
+  deadlines,
+});
+
+const request = z.discriminatedUnion('type', [hello, status, sessions, update, kexec]);
 
 export type Request = z.infer<typeof request>;
 
@@ -48,6 +66,8 @@ export function parseRequest(message: unknown): Request {
 
 const session = z.string().min(1).max(63);
 
+const left = z.array(z.object({ session: z.string(), what: z.string() })).optional();
+
 const imageMessage = z.discriminatedUnion('type', [
   z.object({
     type: z.literal('hold'),
@@ -57,8 +77,8 @@ const imageMessage = z.discriminatedUnion('type', [
   }),
   z.object({ type: z.literal('release'), session }),
   z.object({ type: z.literal('ready') }),
-  z.object({ type: z.literal('preserved'), bytes: z.number() }),
-  z.object({ type: z.literal('frozen') }),
+  z.object({ type: z.literal('preserved'), bytes: z.number(), left }),
+  z.object({ type: z.literal('frozen'), left }),
   z.object({
     type: z.literal('finished'),
     frozenAt: z.string(),

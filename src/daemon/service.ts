@@ -7,18 +7,24 @@
  *   restarting   the image died; a new one comes after the back-off   starting, stopped (too many)
  *   stopping     the image was asked to end                           stopped
  *
+ * What the previous kernel left for the service (`arrival`) is asked for when the first image says hello, and goes to every image
+ * until one is ready: the kernel's session is finished then, and luod does not give up before.
+ *
  * A program that never says hello does not use liveupdate. It counts as serving after `PLAIN_START_MS`, is restarted
  * in the plain way by an update, and that is said.
  */
 import { constants } from 'node:os';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
-import type { ImageToLuod } from '../handover/protocol.js';
+import type { ErrorReport, ImageToLuod } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
+import { Departure } from './departure.js';
 import { type Exit, howItEnded, ImageProcess } from './image-process.js';
+import type { KernelArrival } from './kernel-arrival.js';
+import { markKernelSession } from './kernel-index.js';
 import { DEFAULT_DEADLINES, type Deadlines, reportOf } from './phases.js';
 import { Update, type UpdateResult } from './update.js';
 
@@ -38,6 +44,8 @@ export interface ServiceOptions {
   /** Restarts in a row before luod gives up. */
   readonly maxRestarts: number;
   readonly log: (line: string) => void;
+  /** Takes what the previous kernel left for the service. */
+  readonly arrival: (service: string) => Promise<KernelArrival | undefined>;
 }
 
 export interface ServiceStatus {
@@ -66,7 +74,11 @@ export class Service {
   #generation = 0;
   #current: ImageProcess | undefined;
   #successor: ImageProcess | undefined;
-  #update: Update | undefined;
+  #update: Update | Departure | undefined;
+  /** What the previous kernel left, once it was asked; undefined when nothing, or when it has been handed on. */
+  #arrival: Promise<KernelArrival | undefined> | undefined;
+  /** Whether the previous kernel left something that no image has yet. */
+  #isOwed = false;
   #wasReady = false;
   #restarts = 0;
   #lastUpdate: UpdateResult | null = null;
@@ -118,20 +130,57 @@ export class Service {
   greet(image: ImageProcess, wire: Wire, pid: number): void {
     image.connect(wire, pid);
     if (image === this.#successor) {
-      this.#update?.greet(image.generation);
+      if (this.#update instanceof Update) this.#update.greet(image.generation);
       return;
     }
+    // Taken for a program without liveupdate, and only slow to start.
+    if (image === this.#current && this.#state === 'serving') this.#state = 'starting';
+    this.#welcome(image).catch((error: unknown) => {
+      // Starting without what was kept would lose it, and nobody would know.
+      this.#isOwed = true;
+      this.#log(`cannot start generation ${image.generation}: ${LiveUpdateError.from(error).message}`);
+      image.send({ type: 'refused', error: reportOf(error) });
+    });
+  }
+
+  async #welcome(image: ImageProcess): Promise<void> {
+    this.#arrival ??= this.#options.arrival(this.name);
+    const arrival = await this.#arrival;
     const { name: service } = this;
-    if (this.custody.size === 0) {
+    if (arrival !== undefined) {
+      if (!this.#isOwed) {
+        this.#isOwed = true;
+        image.generation = arrival.generation + 1;
+        this.#generation = image.generation;
+        markKernelSession(arrival.session, 'claimed');
+        for (const line of arrival.lost) this.#log(`a listener could not be made again: ${line}`);
+      }
+      this.#hand(image, 'kexec', arrival.toHandover());
+    } else if (this.custody.size > 0) {
+      this.#hand(image, 'crash', this.custody.toHandover(BigInt(image.generation - 1)));
+    } else {
       image.send({ type: 'welcome', role: 'fresh', service, generation: image.generation });
-      return;
     }
-    const fds = this.custody.toHandover(BigInt(image.generation - 1));
+  }
+
+  #hand(image: ImageProcess, from: 'crash' | 'kexec', fds: readonly number[]): void {
+    const { generation } = image;
     try {
-      image.send({ type: 'welcome', role: 'restarted', service, generation: image.generation }, fds);
+      image.send({ type: 'welcome', role: 'restarted', from, service: this.name, generation }, fds);
     } finally {
       closeFd(fds[0] as number);
     }
+  }
+
+  /** The service has what the previous kernel left. */
+  async #settle(): Promise<void> {
+    const arrival = await this.#arrival;
+    if (arrival === undefined) return;
+    this.#arrival = Promise.resolve(undefined);
+    this.#isOwed = false;
+    arrival.finish();
+    markKernelSession(arrival.session, undefined);
+    this.#log(`took over what the previous kernel kept in '${arrival.session}'`);
   }
 
   #take(image: ImageProcess, message: ImageToLuod): void {
@@ -162,8 +211,13 @@ export class Service {
     this.custody.absorb(image.custody);
     const how = image.isConnected
       ? ''
-      : ' (it does not use liveupdate: an update restarts it, and carries nothing)';
+      : ' (it has not called liveupdate(): until it does, an update restarts it and carries nothing)';
     this.#log(`generation ${image.generation} serves, pid ${image.pid}${how}`);
+    if (image.isConnected) {
+      this.#settle().catch((error) =>
+        this.#log(`the previous kernel's session: ${LiveUpdateError.from(error).message}`),
+      );
+    }
   }
 
   /**
@@ -174,15 +228,7 @@ export class Service {
     command?: readonly string[] | undefined;
     deadlines?: Deadlines | undefined;
   }): Promise<UpdateResult> {
-    const old = this.#current;
-    if (this.#state === 'updating')
-      throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
-    if (this.#state === 'stopped' || this.#state === 'stopping') {
-      throw new LiveUpdateError('ESRCH', `'${this.name}' has ended`);
-    }
-    if (this.#state !== 'serving' || old === undefined) {
-      throw new LiveUpdateError('EBUSY', `'${this.name}' is ${this.#state}: try again when it serves`);
-    }
+    const old = this.#servingImage();
     const command = options.command ?? this.#command;
     const deadlines = options.deadlines ?? DEFAULT_DEADLINES;
     this.#state = 'updating';
@@ -191,6 +237,64 @@ export class Service {
       : await this.#restartPlainly(old, command);
     this.#lastUpdate = result;
     return result;
+  }
+
+  /** @throws {LiveUpdateError} EBUSY, ESRCH. */
+  #servingImage(): ImageProcess {
+    if (this.#state === 'updating')
+      throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
+    if (this.#state === 'stopped' || this.#state === 'stopping') {
+      throw new LiveUpdateError('ESRCH', `'${this.name}' has ended`);
+    }
+    if (this.#state !== 'serving' || this.#current === undefined) {
+      throw new LiveUpdateError('EBUSY', `'${this.name}' is ${this.#state}: try again when it serves`);
+    }
+    return this.#current;
+  }
+
+  /** Whether there is a program that an update would replace. */
+  get isRunning(): boolean {
+    return this.#state !== 'stopped' && this.#state !== 'stopping';
+  }
+
+  get usesLiveupdate(): boolean {
+    return this.#current?.isConnected ?? false;
+  }
+
+  /**
+   * Begins to leave this kernel; `stay` calls it off.
+   * @throws {LiveUpdateError} EBUSY while an update runs or the service is not serving; ESRCH when it has ended.
+   */
+  depart(deadlines: Deadlines): Departure {
+    const image = this.#servingImage();
+    const departure = new Departure({ service: this.name, image, deadlines });
+    this.#state = 'updating';
+    this.#update = departure;
+    return departure;
+  }
+
+  /** The program goes on as if no kexec had been tried; if it cannot, it is started again. */
+  async stay(departure: Departure, reason: ErrorReport): Promise<void> {
+    const serves = await departure.callOff(reason);
+    this.#update = undefined;
+    if (!serves) {
+      departure.image.close();
+      this.#log(`the program did not survive a kexec that was called off: ${reason.message}`);
+      this.#restartSoon();
+    } else {
+      this.#state = 'serving';
+      this.#log(
+        `the kexec was called off, generation ${departure.image.generation} serves on: ${reason.message}`,
+      );
+    }
+    if (this.#stopSignal !== undefined) this.stop(this.#stopSignal);
+  }
+
+  /** Ends a program that does not use liveupdate, for the machine's reboot; `start` begins again. */
+  async halt(): Promise<void> {
+    const image = this.#servingImage();
+    this.#state = 'updating';
+    await this.#endPlainly(image);
   }
 
   async #carry(old: ImageProcess, command: readonly string[], deadlines: Deadlines): Promise<UpdateResult> {
@@ -251,11 +355,7 @@ export class Service {
 
   async #restartPlainly(old: ImageProcess, command: readonly string[]): Promise<UpdateResult> {
     const started = performance.now();
-    old.signal('SIGTERM');
-    const timer = setTimeout(() => old.kill('SIGKILL'), STOP_MS);
-    await old.gone;
-    clearTimeout(timer);
-    old.close();
+    await this.#endPlainly(old);
     this.#command = command;
     this.start();
     const image = this.#current as ImageProcess;
@@ -276,6 +376,14 @@ export class Service {
       bytes: 0,
       carried: false,
     };
+  }
+
+  async #endPlainly(image: ImageProcess): Promise<void> {
+    image.signal('SIGTERM');
+    const timer = setTimeout(() => image.kill('SIGKILL'), STOP_MS);
+    await image.gone;
+    clearTimeout(timer);
+    image.close();
   }
 
   /** Forwards `signal` to the program and lets it end; after ten seconds it is killed. */
@@ -316,6 +424,12 @@ export class Service {
     const how = howItEnded(exit);
     const failed = status !== 0;
     const again = this.#options.restart === 'always' || (this.#options.restart === 'on-failure' && failed);
+    // What the kernel left goes when luod goes, so luod does not: the program is tried again until it is ready.
+    if (this.#isOwed && this.#state !== 'stopping') {
+      this.#log(`${how} before it took over what the previous kernel left`);
+      this.#restartSoon();
+      return;
+    }
     if (this.#state === 'stopping' || !again || !this.#wasReady) {
       if (this.#state !== 'stopping' && failed)
         this.#log(this.#wasReady ? how : `${how} before it was ready`);
@@ -343,6 +457,10 @@ export class Service {
   #end(status: number): void {
     this.#state = 'stopped';
     this.custody.clear();
+    this.#arrival?.then(
+      (arrival) => arrival?.close(),
+      () => undefined,
+    );
     this.#stopped.resolve(status);
   }
 

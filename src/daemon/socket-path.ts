@@ -14,10 +14,13 @@ import { closeFd } from '../linux/fd.js';
 /** sun_path without its NUL: unix(7). */
 const MAX_PATH_BYTES = 107;
 
+/** Where root's luod has its socket, and what is the whole machine's. */
+export const rootRunFolder = '/run/luod';
+
 /** The run folder of this user's luod: `/run/luod` for root, `$XDG_RUNTIME_DIR/luod` or a folder in /tmp for others. */
 function runFolder(): string {
   const uid = process.getuid?.() ?? 0;
-  if (uid === 0) return '/run/luod';
+  if (uid === 0) return rootRunFolder;
   const runtime = process.env.XDG_RUNTIME_DIR;
   return runtime === undefined || runtime === '' ? `/tmp/luod-${uid}` : join(runtime, 'luod');
 }

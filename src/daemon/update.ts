@@ -144,7 +144,7 @@ export class Update {
 
       this.#phase = 'preserve';
       const direct = this.#direct as { old: number; successor: number };
-      this.#old.send({ type: 'preserve' }, [direct.old, this.#commitFd]);
+      this.#old.send({ type: 'preserve', carrier: 'luod' }, [direct.old, this.#commitFd]);
       this.#preserveSent = true;
       closeFd(direct.old);
       this.#direct = undefined;

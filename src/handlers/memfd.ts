@@ -7,34 +7,19 @@
  * The kernel keeps a preserved memfd from growing or shrinking. In user space only a seal could, and a seal is for ever, so
  * that here a file that changed its size while it was preserved makes the freeze fail.
  */
-import { openSync, statfsSync, statSync } from 'node:fs';
+import { openSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd, dupFd, seek, tell } from '../linux/fd.js';
-import { memfdSeals, memfdSize } from '../linux/memfd.js';
+import { isMemfd, memfdSize } from '../linux/memfd.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { FdFile } from './fd-file.js';
 
 const COMPATIBLE = 'liveupdate-memfd-v1';
 
-const TMPFS_MAGIC = 0x01021994;
-
 interface Preserved {
   /** Our own descriptor of the owner's open file. */
   readonly fd: number;
   readonly size: number;
-}
-
-/** Whether `fd` is an anonymous file in memory: memfd_create(2), without huge pages. */
-export function isMemfd(fd: number): boolean {
-  try {
-    memfdSeals(fd);
-    // The path leads to the open file itself, whatever its name was.
-    const path = `/proc/self/fd/${fd}`;
-    return statSync(path).nlink === 0 && statfsSync(path).type === TMPFS_MAGIC;
-  } catch {
-    // Whatever cannot be asked for its seals, an open descriptor or not, is no memfd.
-    return false;
-  }
 }
 
 export function memfdHandler(handover: Handover): CarriedFileHandler<FdFile, Preserved> {

@@ -16,6 +16,9 @@
  *     successor → luod  finished
  *     luod → old        finish                        the old image leaves
  *
+ * Leaving for the next kernel, luod is at the other end of `direct` itself: the same passes and the same freeze, and what
+ * cannot be carried across a kexec is named instead of sent. There is no `finish`: a frozen image ends with its kernel.
+ *
  * Called off at any step before the commit word is set: luod kills the successor, waits for its end, finds the word unset,
  * and says `unfreeze` to the old image.
  */
@@ -28,6 +31,16 @@ export const ENV_SOCKET = 'LIVEUPDATE_SOCKET';
 export const ENV_IMAGE = 'LIVEUPDATE_IMAGE';
 
 export type Phase = 'spawn' | 'preserve' | 'freeze' | 'retrieve' | 'finish';
+
+/** What brings an image's state to the next one: luod's hands, or the kernel's across a kexec. */
+export type Carrier = 'luod' | 'kernel';
+
+/** Something that the carrier cannot take along. */
+export interface Left {
+  readonly session: string;
+  /** For people: what of it stays behind, and why. */
+  readonly what: string;
+}
 
 export interface ErrorReport {
   readonly code: string;
@@ -56,8 +69,8 @@ export type ImageToLuod =
   | { type: 'hold'; session: string; compatible: string; record: string }
   | { type: 'release'; session: string }
   | { type: 'ready' }
-  | { type: 'preserved'; bytes: number }
-  | { type: 'frozen' }
+  | { type: 'preserved'; bytes: number; left?: Left[] }
+  | { type: 'frozen'; left?: Left[] }
   | ({ type: 'finished' } & CutReport)
   | { type: 'unfrozen' }
   | { type: 'failed'; phase: Phase; error: ErrorReport }
@@ -66,12 +79,18 @@ export type ImageToLuod =
 /** From luod to an image. */
 export type LuodToImage =
   | { type: 'welcome'; role: 'fresh'; service: string; generation: number }
-  /** + [image, its fds...]: what luod held when the image before died. */
-  | { type: 'welcome'; role: 'restarted'; service: string; generation: number }
+  /** + [image, its fds...]: what luod held when the image before died, or what the previous kernel left. */
+  | {
+      type: 'welcome';
+      role: 'restarted';
+      from: 'crash' | 'kexec';
+      service: string;
+      generation: number;
+    }
   /** + [direct, commit] */
   | { type: 'welcome'; role: 'successor'; service: string; generation: number }
   /** + [direct, commit] */
-  | { type: 'preserve' }
+  | { type: 'preserve'; carrier: Carrier }
   | { type: 'freeze' }
   | { type: 'unfreeze'; reason: ErrorReport }
   | { type: 'finish' }

@@ -1,5 +1,6 @@
 /** The kernel's interfaces, one thin file each. */
 export * from './fd.js';
+export * from './kernel-facts.js';
 export * from './kexec.js';
 export * from './listen-socket.js';
 export * from './liveupdate.js';

@@ -1,5 +1,5 @@
 /** Memory as a file: memfd_create(2) and its seals, fcntl(2). */
-import { fchmodSync, fstatSync, ftruncateSync } from 'node:fs';
+import { fchmodSync, fstatSync, ftruncateSync, statfsSync, statSync } from 'node:fs';
 import { ERRNO, LiveUpdateError } from '../core/errors.js';
 import { closeFd, fcntl } from './fd.js';
 import { errno, failure, libc } from './libc.js';
@@ -17,6 +17,8 @@ export const F_SEAL_GROW = 4;
 export const F_SEAL_WRITE = 8;
 export const F_SEAL_FUTURE_WRITE = 16;
 export const F_SEAL_EXEC = 32;
+
+const TMPFS_MAGIC = 0x01021994;
 
 /** memfd_create(2) takes names up to this many bytes; they are for people, in /proc. */
 const MAX_NAME_BYTES = 249;
@@ -75,4 +77,17 @@ export function requireSeals(fd: number, seals: number): void {
 /** Bytes. */
 export function memfdSize(fd: number): number {
   return fstatSync(fd).size;
+}
+
+/** Whether `fd` is an anonymous file in memory: memfd_create(2), without huge pages. */
+export function isMemfd(fd: number): boolean {
+  try {
+    memfdSeals(fd);
+    // The path leads to the open file itself, whatever its name was.
+    const path = `/proc/self/fd/${fd}`;
+    return statSync(path).nlink === 0 && statfsSync(path).type === TMPFS_MAGIC;
+  } catch {
+    // Whatever cannot be asked for its seals, an open descriptor or not, is no memfd.
+    return false;
+  }
 }

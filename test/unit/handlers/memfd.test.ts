@@ -3,10 +3,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { LiveUpdate } from '../../../src/core/index.js';
 import type { Image } from '../../../src/core/types.js';
 import { FdFile } from '../../../src/handlers/fd-file.js';
-import { isMemfd, memfdHandler } from '../../../src/handlers/memfd.js';
+import { memfdHandler } from '../../../src/handlers/memfd.js';
 import { IncomingRecords, OutgoingRecords } from '../../../src/handover/records.js';
 import { countOpenFds, dupFd, seek, tell } from '../../../src/linux/fd.js';
-import { createMemfd, F_SEAL_SHRINK, memfdSeals, sealMemfd } from '../../../src/linux/memfd.js';
+import { createMemfd, F_SEAL_SHRINK, isMemfd, memfdSeals, sealMemfd } from '../../../src/linux/memfd.js';
 
 function machine() {
   const handover = { incoming: new IncomingRecords({ exclusive: true }), outgoing: new OutgoingRecords() };
