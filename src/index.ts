@@ -5,4 +5,5 @@ export * from './core/index.js';
 export type { CarriedFileHandler, Handover } from './handlers/carried.js';
 export { handleOf, toSerializedData } from './handlers/carried.js';
 export type { Connection } from './handlers/connection.js';
+export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';

@@ -33,6 +33,8 @@ export async function ask(
       const { type, id: _id, ...reply } = JSON.parse(line) as { type: string; id: unknown };
       if (type === 'reply') return reply as unknown as Reply;
       event({ type, ...reply });
+      // It was printed: luod waits for that before it leaves the kernel.
+      if (type === 'farewell') socket.write(`${JSON.stringify({ type: 'goodbye' })}\n`);
     }
   } catch (error) {
     throw explain(error, path);

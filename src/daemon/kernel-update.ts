@@ -77,8 +77,8 @@ export interface KernelUpdateOptions {
   readonly request: KexecRequest;
   /** Told of each phase as it begins. */
   readonly progress: (line: string) => void;
-  /** The last word before the kernel is left; it must have gone out when this returns. */
-  readonly farewell: (result: KexecResult) => void;
+  /** The last word before the kernel is left; resolves when it was heard, or cannot be waited for any longer. */
+  readonly farewell: (result: KexecResult) => Promise<void>;
 }
 
 export class KernelUpdate {
@@ -242,7 +242,7 @@ export class KernelUpdate {
     }
     syncFileSystems();
     this.#end();
-    this.#options.farewell(this.#result(undefined));
+    await this.#options.farewell(this.#result(undefined));
     rebootIntoLoadedKernel();
   }
 

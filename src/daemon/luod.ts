@@ -7,6 +7,7 @@
  */
 import { createServer, type Server } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
+import { withResolvers } from '../core/resolvers.js';
 import { detach } from '../handover/dial.js';
 import { type ImageToLuod, PROTOCOL_VERSION } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
@@ -17,15 +18,15 @@ import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
-import { DEFAULT_DEADLINES, reportOf } from './phases.js';
+import { DEFAULT_DEADLINES, reportOf, settles } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
 
 /** Connections at one time; images and operators are few. */
 const MAX_CLIENTS = 1000;
-/** How long the last word before a kexec may take to go out. */
-const FAREWELL_MS = 1000;
+/** How long the services stand still, at most, until the operator has read the last word before a kexec. */
+const FAREWELL_MS = 200;
 
 export interface LuodOptions {
   readonly socket: string;
@@ -56,6 +57,8 @@ export interface SessionStatus {
 interface Client {
   wire: Wire | undefined;
   image: ImageProcess | undefined;
+  /** Called when it has read the farewell. */
+  goodbye?: () => void;
 }
 
 export class Luod {
@@ -165,10 +168,13 @@ export class Luod {
           wire.send({ type: 'reply', id, ok: true, sessions: this.sessions() });
           break;
         case 'kexec':
-          this.#kexec(wire, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }).then(
+          this.#kexec(client, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }).then(
             (result) => wire.send({ type: 'reply', id, ...result }),
             (error: unknown) => wire.send(refusal(id, error)),
           );
+          break;
+        case 'goodbye':
+          client.goodbye?.();
           break;
         case 'update':
           this.#service(request.service)
@@ -204,7 +210,8 @@ export class Luod {
     });
   }
 
-  async #kexec(wire: Wire, id: unknown, request: KexecRequest): Promise<KexecResult> {
+  async #kexec(client: Client, id: unknown, request: KexecRequest): Promise<KexecResult> {
+    const wire = client.wire as Wire;
     if (this.#isLeaving) throw new LiveUpdateError('EBUSY', 'a kexec is under way');
     this.#isLeaving = true;
     try {
@@ -217,9 +224,11 @@ export class Luod {
           log(`kexec: ${line}`);
           wire.send({ type: 'progress', id, line });
         },
-        farewell: (result) => {
+        farewell: async (result) => {
+          const { promise, resolve } = withResolvers<void>();
+          client.goodbye = resolve;
           wire.send({ type: 'farewell', id, ...result });
-          wire.flushNow(FAREWELL_MS);
+          await settles(promise, FAREWELL_MS);
         },
       });
       const result = await update.run();

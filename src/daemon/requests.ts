@@ -50,7 +50,10 @@ const kexec = z.object({
   deadlines,
 });
 
-const request = z.discriminatedUnion('type', [hello, status, sessions, update, kexec]);
+/** The answer to a farewell: it was read. */
+const goodbye = z.object({ type: z.literal('goodbye'), id });
+
+const request = z.discriminatedUnion('type', [hello, status, sessions, update, kexec, goodbye]);
 
 export type Request = z.infer<typeof request>;
 

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -199,5 +199,56 @@ describe('a program that does not use liveupdate', () => {
     const status = await run([...cli('luoctl'), 'status', '--socket', luod.socket]);
     expect(status.stdout).toMatch(/SERVICE +STATE +PID/);
     await luod.stop();
+  });
+});
+
+describe.skipIf(existsSync('/dev/liveupdate'))('a machine without /dev/liveupdate', () => {
+  it('refuses a kexec before anything stops, and says what to do', async () => {
+    const luod = await LuodProcess.start();
+    try {
+      const kexec = [...cli('luoctl'), 'kexec', '--socket', luod.socket];
+      const { code, stderr } = await run([...kexec, '--kernel', '/no/such', '--reuse-cmdline']);
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/everything goes on as it was: ENOENT: .*luoctl doctor/);
+      const json = await run([...kexec, '--dry-run', '--json']);
+      expect(json.code).toBe(1);
+      expect(JSON.parse(json.stdout)).toMatchObject({
+        ok: false,
+        dryRun: true,
+        services: [],
+        error: { code: 'ENOENT', phase: 'load' },
+      });
+      expect((await luod.status()).services[0]).toMatchObject({
+        state: 'serving',
+        generation: 1,
+        restarts: 0,
+      });
+    } finally {
+      await luod.stop();
+    }
+  });
+
+  it('is told what is missing by the doctor', async () => {
+    const { code, stdout } = await run([...cli('luoctl'), 'doctor']);
+    expect(code).toBe(1);
+    expect(stdout).toMatch(/^missing +device/m);
+    expect(stdout).toMatch(/^device: /m);
+  });
+
+  it('lists what luod holds', async () => {
+    const luod = await LuodProcess.start();
+    try {
+      const { code, stdout } = await run([...cli('luoctl'), 'sessions', '--socket', luod.socket, '--json']);
+      expect(code).toBe(0);
+      const { sessions } = JSON.parse(stdout) as {
+        sessions: { session: string; holder: string; state: string }[];
+      };
+      expect(sessions.map(({ holder, state }) => `${holder} ${state}`)).toEqual(
+        sessions.map(() => 'luod held'),
+      );
+      expect(sessions.some(({ session }) => session.startsWith('listener:'))).toBe(true);
+    } finally {
+      await luod.stop();
+    }
   });
 });

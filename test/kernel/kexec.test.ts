@@ -72,6 +72,13 @@ test('a freeze that fails calls the kexec off: everything serves on, and nothing
     // The same connection, in the same process.
     answer: { origin: 'fresh', generation: 1, puts: 1, wrong: 0 },
   });
+  const left = marks.get('1 called off')?.reply.left as { session: string; what: string }[];
+  expect(left.map(({ session }) => session).sort()).toEqual([
+    'keep:peer',
+    'listener:cache',
+    'listener:local',
+  ]);
+  expect(left.find(({ session }) => session === 'keep:peer')?.what).toMatch(/^socket:\[\d+\]/);
   expect(marks.get('1 status')?.reply.services[0]).toMatchObject({
     state: 'serving',
     generation: 1,
@@ -83,6 +90,10 @@ test('a freeze that fails calls the kexec off: everything serves on, and nothing
   });
   // The connection was given up, and nothing else.
   expect(marks.get('2 answer')?.answer).toMatchObject({ origin: 'kexec', generation: 2, puts: 2, wrong: 0 });
+  // A listener that cannot be made again is told, and the program makes it as in its first life.
+  const local = marks.get('2 local');
+  expect(local?.lost).toEqual([expect.stringContaining('/run/cache/socket: ENOENT')]);
+  expect(local?.answer).toMatchObject({ origin: 'kexec', puts: 2 });
 });
 
 test('luod killed before its service has claimed anything loses nothing, nor does a version that dies claiming', async () => {

@@ -1,12 +1,16 @@
 // A cache service: 64 MiB of memory, a state and a listener. It answers each line with what it has.
 //
 //   get            what it is and has, as JSON
+//   ping           the same, without looking at every word of the memory
 //   put NUMBER     fills the memory with the pattern of that number and counts it in the state
 //
+// SOCKET, a path: it listens there as well, makes the folder itself, and keeps a connection to it.
 // FAIL_FREEZE, a path: while that file exists, the program refuses to freeze.
 
-import { existsSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { existsSync, mkdirSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { dirname } from 'node:path';
 import { liveupdate } from '../../dist/index.js';
 
 const SIZE = 64 << 20;
@@ -35,7 +39,7 @@ function wrong() {
   return count;
 }
 
-const server = createServer((socket) => {
+function serve(socket) {
   let line = '';
   socket.setEncoding('utf8').on('data', (text) => {
     line += text;
@@ -44,12 +48,26 @@ const server = createServer((socket) => {
       line = line.slice(end + 1);
       if (command === 'put') fill(Number(number));
       const { origin, generation } = lu;
-      const answer = { origin, generation, puts: state.puts, history: [...state.history], wrong: wrong() };
+      const answer = { origin, generation, puts: state.puts, history: [...state.history] };
+      if (command !== 'ping') answer.wrong = wrong();
       socket.write(`${JSON.stringify(answer)}\n`);
     }
   });
   socket.on('error', () => socket.destroy());
-});
+}
+
+const server = createServer(serve);
 await lu.listen('cache', server, { host: '127.0.0.1', port: Number(process.env.PORT ?? 0) });
+const { SOCKET } = process.env;
+if (SOCKET !== undefined) {
+  mkdirSync(dirname(SOCKET), { recursive: true });
+  await lu.listen('local', createServer(serve), { path: SOCKET });
+  // A socket of this kernel alone.
+  await lu.keep('peer', async () => {
+    const socket = connect(SOCKET);
+    await once(socket, 'connect');
+    return socket;
+  });
+}
 await lu.ready();
 console.log(`ready ${lu.origin} ${lu.generation} ${server.address().port}`);

@@ -63,8 +63,8 @@ export function kexec(...more) {
 }
 
 /** A connection to the service. */
-export async function client() {
-  const socket = connect(PORT, '127.0.0.1');
+export async function client(to = { port: PORT, host: '127.0.0.1' }) {
+  const socket = connect(to);
   await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
   const lines = createInterface({ input: socket })[Symbol.asyncIterator]();
   return {
