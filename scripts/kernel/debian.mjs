@@ -138,6 +138,7 @@ export async function findSource({ series, say }) {
   if (mirrors.length === 0) throw new ToolError('apt has no Debian archive among its sources');
   const log = join(cacheFolder('apt'), 'apt.log');
   let failure;
+  let isReached = false;
   for (const suite of SUITES) {
     for (const mirror of mirrors) {
       const config = privateApt(mirror, suite);
@@ -147,10 +148,18 @@ export async function findSource({ series, say }) {
         failure = error;
         continue;
       }
+      isReached = true;
       const found = newestIn(config, series);
       if (found) return { ...found, suite, config };
       say(`no linux-source-${series ?? `X.Y from ${OLDEST}`} in ${suite}`);
     }
+  }
+  if (!isReached) {
+    throw new ToolError("Debian's archive cannot be read: is there a network?", {
+      cause: failure,
+      tail: failure?.tail,
+      hint: `apt's log: ${log}`,
+    });
   }
   throw new ToolError(`no linux-source-${series ?? `X.Y from ${OLDEST}`} in ${SUITES.join(' or ')}`, {
     cause: failure,

@@ -2,7 +2,7 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { KexecResult } from '../daemon/kernel-update.js';
-import { socketPath } from '../daemon/socket-path.js';
+import { socketPath } from '../daemon/socket-address.js';
 import { type DeadlineFlags, deadlineOptions, EXIT_REFUSED, fail, toDeadlines } from './arguments.js';
 import { ask, type LuodEvent } from './luod-client.js';
 import { kexecSummary } from './tables.js';

@@ -2,7 +2,7 @@
 /** luoctl: asks a luod how things stand, and to update what it runs. */
 import { Command } from 'commander';
 import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
-import { socketPath } from '../daemon/socket-path.js';
+import { socketPath } from '../daemon/socket-address.js';
 import type { UpdateResult } from '../daemon/update.js';
 import {
   type DeadlineFlags,

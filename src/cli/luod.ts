@@ -5,7 +5,7 @@ import { Command, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
 import { Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
-import { socketPath } from '../daemon/socket-path.js';
+import { socketPath } from '../daemon/socket-address.js';
 import { EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { packageVersion } from './package-version.js';
 

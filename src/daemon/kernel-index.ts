@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveupdateDevice } from '../linux/liveupdate.js';
 import { type KernelIndex, takeKernelIndex } from './kernel-map.js';
-import { rootRunFolder } from './socket-path.js';
+import { rootRunFolder } from './socket-address.js';
 
 export interface KernelSessionStatus {
   readonly session: string;

@@ -1,34 +1,17 @@
 /**
- * Where luod listens, and making sure that nobody else can be reached there.
+ * Making sure that nobody else can be reached where luod listens.
  *
  * The socket stands in a folder that only its user may enter; a socket left behind by a luod that died is removed, one
  * that answers is not, and anything that is no socket, or somebody else's, is never touched.
  */
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { dirname } from 'node:path';
 import { LiveUpdateError } from '../core/errors.js';
 import { dial } from '../handover/dial.js';
-import { ENV_SOCKET } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 
 /** sun_path without its NUL: unix(7). */
 const MAX_PATH_BYTES = 107;
-
-/** Where root's luod has its socket, and what is the whole machine's. */
-export const rootRunFolder = '/run/luod';
-
-/** The run folder of this user's luod: `/run/luod` for root, `$XDG_RUNTIME_DIR/luod` or a folder in /tmp for others. */
-function runFolder(): string {
-  const uid = process.getuid?.() ?? 0;
-  if (uid === 0) return rootRunFolder;
-  const runtime = process.env.XDG_RUNTIME_DIR;
-  return runtime === undefined || runtime === '' ? `/tmp/luod-${uid}` : join(runtime, 'luod');
-}
-
-/** `path` if it is given, else LIVEUPDATE_SOCKET, else the default of this user. */
-export function socketPath(path: string | undefined): string {
-  return resolve(path ?? (process.env[ENV_SOCKET] || join(runFolder(), 'liveupdate.sock')));
-}
 
 /**
  * Makes `path` free to listen on.

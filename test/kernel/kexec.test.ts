@@ -98,15 +98,28 @@ test('a freeze that fails calls the kexec off: everything serves on, and nothing
 
 test('luod killed before its service has claimed anything loses nothing, nor does a version that dies claiming', async () => {
   const marks = await guest('killed.mjs');
-  expect(marks.get('2 unclaimed')?.sessions).toMatchObject([
+  expect(marks.get('1 unclaimed')?.sessions).toMatchObject([
     { session: 'luod:cache', service: 'cache', holder: 'kernel', state: 'unclaimed' },
   ]);
-  expect(marks.get('2 answer')).toMatchObject({
+  expect(marks.get('1 answer')).toMatchObject({
     answer: { origin: 'kexec', puts: 1, history: [[1, 99]], wrong: 0 },
     deaths: 1,
   });
-  expect(marks.get('2 claimed')?.sessions.map(({ holder }: { holder: string }) => holder)).toEqual([
+  expect(marks.get('1 claimed')?.sessions.map(({ holder }: { holder: string }) => holder)).toEqual([
     'luod',
     'luod',
   ]);
+});
+
+test('a program that does not use liveupdate is asked to end, and only with leave', async () => {
+  const marks = await guest('plain.mjs');
+  expect(marks.get('1 refused')).toMatchObject({
+    code: 1,
+    asked: false,
+    reply: {
+      ok: false,
+      left: [{ service: 'cache', what: expect.stringContaining('does not use liveupdate') }],
+    },
+  });
+  expect(marks.get('2 after')?.farewell).toBe('in order');
 });

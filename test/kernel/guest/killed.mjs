@@ -1,14 +1,20 @@
 // After the kexec, luod is killed before its program has asked for anything, and started again.
 
-import { client, kexec, luoctl, mark, stage, startLuod } from './machine.mjs';
+import { existsSync, writeFileSync } from 'node:fs';
+import { client, luoctl, mark, startLuod } from './machine.mjs';
 
-if (stage === 1) {
+// The command line is reused, so that it says stage 1 under both kernels.
+const LEFT = '/run/work/left';
+const { LIVEUPDATE_GUEST_KERNEL: kernel, LIVEUPDATE_GUEST_INITRD: initrd } = process.env;
+
+if (!existsSync(LEFT)) {
   const luod = startLuod();
   await luod.line(/^ready /);
   const one = await client();
   await one.ask('put 99');
   await one.close();
-  kexec();
+  writeFileSync(LEFT, '');
+  luoctl('kexec', '--kernel', kernel, '--initrd', initrd, '--reuse-cmdline');
   process.exitCode = 1;
 } else {
   // A program that starts, and never gets as far as asking for its own.

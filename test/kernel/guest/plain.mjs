@@ -1,0 +1,22 @@
+// A program that does not use liveupdate: it is asked to end before the kernel is left, and nothing of it crosses.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { kexec, mark, stage, startLuod } from './machine.mjs';
+
+const FAREWELL = '/run/work/farewell';
+
+if (stage === 1) {
+  const program = `
+    process.on('SIGTERM', () => { require('node:fs').writeFileSync('${FAREWELL}', 'in order'); process.exit(0); });
+    setInterval(() => undefined, 1e6);
+    console.log('plain program');`;
+  const luod = startLuod({ program: [process.execPath, '-e', program] });
+  await luod.line(/plain program/);
+  await luod.line(/has not called liveupdate/);
+  const refused = kexec();
+  mark('refused', { code: refused.code, reply: refused.reply, asked: existsSync(FAREWELL) });
+  kexec('--drop-unpreservable');
+  process.exitCode = 1;
+} else {
+  mark('after', { farewell: readFileSync(FAREWELL, 'utf8') });
+}
