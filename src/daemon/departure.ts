@@ -93,16 +93,18 @@ export class Departure {
    */
   async preserve(): Promise<Left[]> {
     const [image, own] = socketPair();
-    const commitFd = createCommitWord();
+    // The wire owns its end from here; close() gives it up.
+    this.#direct = new Wire(own, {
+      message: (message, fds) => this.#take(message as unknown as OldToSuccessor, fds),
+      closed: () => undefined,
+    });
+    let commitFd = -1;
     try {
-      this.#direct = new Wire(own, {
-        message: (message, fds) => this.#take(message as unknown as OldToSuccessor, fds),
-        closed: () => undefined,
-      });
+      commitFd = createCommitWord();
       this.image.send({ type: 'preserve', carrier: 'kernel' }, [image, commitFd]);
     } finally {
       closeFd(image);
-      closeFd(commitFd);
+      if (commitFd !== -1) closeFd(commitFd);
     }
     return await this.#phases.wait(
       'preserve',

@@ -25,16 +25,23 @@ export async function openKernelDevice(): Promise<LiveupdateDevice> {
 
 /**
  * Asks the device for what a previous kernel left.
- * @returns undefined when this kernel has no live update, or this user may not ask: then nothing can have come for him.
- * @throws {LiveUpdateError} EBUSY, EIO, ENODEV, and what `ask` throws.
+ * @param onBusy Told when another program keeps the device open. What came stays with the kernel then.
+ * @returns undefined when this kernel has no live update, this user may not ask (then nothing can have come for him), or the
+ *   device is busy.
+ * @throws {LiveUpdateError} EIO, ENODEV, and what `ask` throws.
  */
-export async function askKernel<T>(ask: (device: LiveupdateDevice) => T): Promise<T | undefined> {
+export async function askKernel<T>(
+  ask: (device: LiveupdateDevice) => T,
+  onBusy: (error: LiveUpdateError) => void,
+): Promise<T | undefined> {
   let device: LiveupdateDevice;
   try {
     device = await openKernelDevice();
   } catch (error) {
-    if (error instanceof LiveUpdateError && ABSENT.has(error.code)) return undefined;
-    throw error;
+    const problem = LiveUpdateError.from(error);
+    if (problem.code === 'EBUSY') onBusy(problem);
+    else if (!ABSENT.has(problem.code)) throw problem;
+    return undefined;
   }
   try {
     return ask(device);

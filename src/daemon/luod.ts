@@ -99,12 +99,18 @@ export class Luod {
     return luod;
   }
 
-  /** Looks which services the luod before a kexec left something for. @throws {LiveUpdateError} EBUSY, EIO, EINVAL. */
+  /** Looks which services the luod before a kexec left something for. @throws {LiveUpdateError} EIO, EINVAL. */
   async recover(): Promise<void> {
-    const index = await askKernel(recoverKernelIndex);
+    const index = await askKernel(recoverKernelIndex, (error) => this.#busy(error));
     if (index === undefined) return;
     const names = index.services.map(({ session }) => `'${session}'`).join(', ');
     this.#options.log(`the previous kernel keeps ${names || 'nothing'} for their services`);
+  }
+
+  #busy({ message }: LiveUpdateError): void {
+    this.#options.log(
+      `${message}; what the previous kernel may have kept stays there: start luod again without it`,
+    );
   }
 
   /** Starts a service. @throws {LiveUpdateError} EEXIST when the name is in use. */
@@ -115,7 +121,13 @@ export class Luod {
       ...options,
       socket: this.#options.socket,
       log: this.#options.log,
-      arrival: options.fresh === true ? async () => undefined : arrivalFromKernel,
+      arrival: async (name) => {
+        if (options.fresh === true) return undefined;
+        return askKernel(
+          (device) => KernelArrival.take(device, name),
+          (error) => this.#busy(error),
+        );
+      },
     });
     this.#services.set(options.name, service);
     service.start();
@@ -301,10 +313,6 @@ export class Luod {
     for (const client of this.#clients) client.wire?.close();
     this.#clients.clear();
   }
-}
-
-async function arrivalFromKernel(service: string): Promise<KernelArrival | undefined> {
-  return askKernel((device) => KernelArrival.take(device, service));
 }
 
 function refusal(id: unknown, error: unknown): WireMessage {

@@ -138,6 +138,8 @@ export class Service {
     this.#welcome(image).catch((error: unknown) => {
       // Starting without what was kept would lose it, and nobody would know.
       this.#isOwed = true;
+      // Another luod has it, for now.
+      if (LiveUpdateError.from(error).code === 'EBUSY') this.#arrival = undefined;
       this.#log(`cannot start generation ${image.generation}: ${LiveUpdateError.from(error).message}`);
       image.send({ type: 'refused', error: reportOf(error) });
     });

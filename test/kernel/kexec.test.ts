@@ -122,4 +122,5 @@ test('a program that does not use liveupdate is asked to end, and only with leav
     },
   });
   expect(marks.get('2 after')?.farewell).toBe('in order');
+  expect(marks.get('2 busy')?.said[0]).toMatch(/EBUSY: .*another program has the device open/);
 });

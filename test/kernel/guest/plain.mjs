@@ -1,6 +1,7 @@
 // A program that does not use liveupdate: it is asked to end before the kernel is left, and nothing of it crosses.
 
 import { existsSync, readFileSync } from 'node:fs';
+import { LiveupdateDevice } from '../../../dist/linux/index.js';
 import { kexec, mark, stage, startLuod } from './machine.mjs';
 
 const FAREWELL = '/run/work/farewell';
@@ -19,4 +20,14 @@ if (stage === 1) {
   process.exitCode = 1;
 } else {
   mark('after', { farewell: readFileSync(FAREWELL, 'utf8') });
+  // Another agent that keeps the device for itself must not keep services from starting.
+  const device = LiveupdateDevice.open();
+  const luod = startLuod();
+  await luod.line(/^ready fresh/);
+  mark('busy', {
+    said: luod.lines.filter((line) => /what the previous kernel may have kept stays there/.test(line)),
+  });
+  device.close();
+  luod.child.kill('SIGTERM');
+  await new Promise((resolve) => luod.child.once('exit', resolve));
 }
