@@ -1,5 +1,6 @@
 /** The public face of liveupdate. Everything that is exported here is API; nothing else is. */
 export { liveupdate } from './app/index.js';
+export { type KeptDescriptor, LuodClient, LuodSession } from './app/luod-client.js';
 export type { LiveUpdateOptions, Origin, Program, ProgramEvents, ReadyOptions } from './app/program.js';
 export * from './core/index.js';
 export type { CarriedFileHandler, Handover } from './handlers/carried.js';

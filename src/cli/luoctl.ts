@@ -11,12 +11,13 @@ import {
   EXIT_USAGE,
   fail,
   toDeadlines,
+  wholeNumber,
 } from './arguments.js';
 import { addDoctorCommand } from './doctor.js';
 import { addKexecCommand } from './kexec.js';
 import { ask, type Reply } from './luod-client.js';
 import { packageVersion } from './package-version.js';
-import { sessionsTable, statusTable, updateSummary } from './tables.js';
+import { filesTable, sessionsTable, statusTable, updateSummary } from './tables.js';
 
 interface Flags {
   socket?: string;
@@ -70,6 +71,27 @@ program
   .option('--json', 'one JSON object')
   .action((flags: Flags) =>
     tell(flags, { type: 'sessions' }, (reply) => sessionsTable(reply.sessions as SessionStatus[])),
+  );
+
+program
+  .command('files')
+  .description('the files of sessions that clients keep with luod')
+  .argument('[session]', 'only of sessions of this name')
+  .option('--socket <path>', "luod's socket (default: $LIVEUPDATE_SOCKET, else the run folder of this user)")
+  .option('--json', 'one JSON object')
+  .action((session: string | undefined, flags: Flags) =>
+    tell(flags, { type: 'sessions' }, (reply) => filesTable(reply.sessions as SessionStatus[], session)),
+  );
+
+program
+  .command('drop')
+  .description('give up an orphaned session of a client, with all its files')
+  .argument('<session>', 'its name')
+  .option('--uid <uid>', 'whose (default: your own)', wholeNumber)
+  .option('--socket <path>', "luod's socket (default: $LIVEUPDATE_SOCKET, else the run folder of this user)")
+  .option('--json', 'one JSON object')
+  .action((name: string, flags: Flags & { uid?: number }) =>
+    tell(flags, { type: 'drop_session', name, uid: flags.uid }, (reply) => `dropped ${reply.dropped}\n`),
   );
 
 const update = program

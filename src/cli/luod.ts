@@ -3,6 +3,8 @@
 import { basename } from 'node:path';
 import { Command, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
+import { auditTo, noAudit } from '../daemon/audit.js';
+import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
 import { socketPath } from '../daemon/socket-address.js';
@@ -25,6 +27,42 @@ process.stderr.on('error', () => undefined);
 
 function log(line: string): void {
   process.stderr.write(`luod: ${line}\n`);
+}
+
+interface ServeFlags {
+  socket?: string;
+  group?: number;
+  audit?: string;
+  maxClients?: number;
+  maxSessions?: number;
+  maxFiles?: number;
+  maxFds?: number;
+}
+
+/** Keeps sessions for every client of the host, until it is told to end. */
+async function serve(flags: ServeFlags): Promise<void> {
+  const limits = defaultLimits();
+  const luod = await Luod.listen({
+    socket: socketPath(flags.socket),
+    version: packageVersion(),
+    log,
+    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit),
+    group: flags.group,
+    limits: {
+      ...limits,
+      clients: flags.maxClients ?? limits.clients,
+      sessionsPerUid: flags.maxSessions ?? limits.sessionsPerUid,
+      filesPerSession: flags.maxFiles ?? limits.filesPerSession,
+      heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
+    },
+  });
+  log(`listens at ${luod.socket}`);
+  const signal = await new Promise<NodeJS.Signals>((resolve) => {
+    for (const ending of ENDING) process.once(ending, resolve);
+  });
+  const { length } = luod.sessions();
+  log(`ends (${signal})${length === 0 ? '' : `, and with it ${length} sessions`}`);
+  luod.close();
 }
 
 async function run(command: string[], flags: RunFlags): Promise<void> {
@@ -85,5 +123,29 @@ Then, from another terminal:
 Signals: TERM, INT and QUIT end the program and luod; HUP updates; USR1, USR2, WINCH and CONT are passed on.`,
   )
   .action((command: string[], flags: RunFlags) => run(command, flags).catch((error) => fail('luod', error)));
+
+program
+  .command('serve')
+  .description('keep sessions for the programs of this host, in any language')
+  .option(
+    '--socket <path>',
+    'where luod listens (default: $LIVEUPDATE_SOCKET, else the run folder of this user)',
+  )
+  .option('--group <gid>', 'let members of this group in: each has sessions of his own', wholeNumber)
+  .option('--audit <file>', 'a JSON line for every event of a session; - is stderr')
+  .option('--max-clients <n>', 'connections at one time (default: 1000)', wholeNumber)
+  .option('--max-sessions <n>', 'sessions of one user (default: 10000)', wholeNumber)
+  .option('--max-files <n>', 'files of one session (default: 10000)', wholeNumber)
+  .option('--max-fds <n>', 'descriptors held in all (default: what `ulimit -n` leaves)', wholeNumber)
+  .addHelpText(
+    'after',
+    `
+Examples:
+  luod serve
+  luod serve --socket /run/luod/host.sock --group 100 --audit /var/log/luod.audit
+
+What a client can say is in docs/protocol.md. Signals: TERM, INT and QUIT end luod, and every session with it.`,
+  )
+  .action((flags: ServeFlags) => serve(flags).catch((error) => fail('luod', error)));
 
 await program.parseAsync();

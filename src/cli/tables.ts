@@ -63,6 +63,25 @@ export function sessionsTable(sessions: readonly SessionStatus[]): string {
   return `${columns([['SESSION', 'SERVICE', 'HOLDER', 'STATE', 'AGE'], ...rows]).join('\n')}\n`;
 }
 
+/** @param name Only of sessions of this name. */
+export function filesTable(sessions: readonly SessionStatus[], name: string | undefined): string {
+  const rows = sessions
+    .filter(({ session }) => name === undefined || session === name)
+    .flatMap(({ session, service, files = [] }) =>
+      files.map(({ token, kind, details }) => [
+        session,
+        service,
+        token,
+        kind,
+        Object.entries(details)
+          .map(([key, value]) => `${key} ${value}`)
+          .join(', '),
+      ]),
+    );
+  if (rows.length === 0) return 'no files\n';
+  return `${columns([['SESSION', 'OWNER', 'TOKEN', 'KIND', 'DETAILS'], ...rows]).join('\n')}\n`;
+}
+
 export function kexecSummary(result: KexecResult): string {
   const lines = result.services.map(
     ({ service, generation, sessions, memfds }) =>

@@ -25,6 +25,7 @@ import {
 } from '../linux/kexec.js';
 import type { LiveupdateDevice, LiveupdateSession } from '../linux/liveupdate.js';
 import type { Departure } from './departure.js';
+import type { HostSessionStatus } from './host-sessions.js';
 import { openKernelDevice } from './kernel-device.js';
 import { kernelSessions } from './kernel-index.js';
 import { writeKernelIndex } from './kernel-map.js';
@@ -73,6 +74,8 @@ interface Traveller {
 
 export interface KernelUpdateOptions {
   readonly services: readonly Service[];
+  /** Sessions that clients keep with luod. */
+  readonly hosted: readonly HostSessionStatus[];
   readonly version: string;
   readonly request: KexecRequest;
   /** Told of each phase as it begins. */
@@ -158,6 +161,14 @@ export class KernelUpdate {
     for (const { session, service } of kernelSessions()) {
       const what = `the session '${session}' of the previous kernel, which nobody has claimed`;
       this.#left.push({ service, what });
+    }
+    for (const { session, uid, files } of this.#options.hosted) {
+      if (files.length === 0) continue;
+      this.#left.push({
+        service: `uid ${uid}`,
+        session,
+        what: `${files.length} files that a client keeps with luod`,
+      });
     }
     for (const service of services) {
       if (!service.isRunning) continue;

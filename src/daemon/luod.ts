@@ -13,18 +13,20 @@ import { type ImageToLuod, PROTOCOL_VERSION } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { peerCredentials } from '../linux/socket-facts.js';
+import { type Audit, noAudit } from './audit.js';
+import type { CustodyKind, HostedFile, Peer } from './host-session.js';
+import { HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
 import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
+import { defaultLimits, type Limits } from './limits.js';
 import { DEFAULT_DEADLINES, reportOf, settles } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
 
-/** Connections at one time; images and operators are few. */
-const MAX_CLIENTS = 1000;
 /** How long the services stand still, at most, until the operator has read the last word before a kexec. */
 const FAREWELL_MS = 200;
 
@@ -32,6 +34,10 @@ export interface LuodOptions {
   readonly socket: string;
   readonly version: string;
   readonly log: (line: string) => void;
+  readonly limits?: Limits;
+  readonly audit?: Audit;
+  /** Users of this group may connect, too, and have sessions of their own. */
+  readonly group?: number | undefined;
 }
 
 export interface LuodStatus {
@@ -48,15 +54,27 @@ export interface LuodStatus {
 export interface SessionStatus {
   readonly session: string;
   readonly service: string;
-  readonly holder: 'luod' | 'kernel';
-  /** held: for the running program · unclaimed, claimed: left by the previous kernel, and asked for or not. */
-  readonly state: 'held' | 'unclaimed' | 'claimed';
+  readonly holder: 'luod' | 'kernel' | 'client';
+  /**
+   * held: for the running program · unclaimed, claimed: left by the previous kernel, and asked for or not · owned, orphaned,
+   * claimed: a client's, that it made, left, or took from the one before it.
+   */
+  readonly state: 'held' | 'unclaimed' | 'claimed' | 'owned' | 'orphaned' | 'over';
   readonly ageSeconds: number;
+  /** Of a client's. */
+  readonly uid?: number;
+  readonly pid?: number;
+  readonly custody?: CustodyKind;
+  readonly orphanedSeconds?: number;
+  readonly files?: HostedFile[];
 }
 
 interface Client {
+  readonly peer: Peer;
   wire: Wire | undefined;
   image: ImageProcess | undefined;
+  /** luod's own user, or root: may ask about and do everything. */
+  readonly isOperator: boolean;
   /** Called when it has read the farewell. */
   goodbye?: () => void;
 }
@@ -66,10 +84,18 @@ export class Luod {
   readonly #server: Server;
   readonly #services = new Map<string, Service>();
   readonly #clients = new Set<Client>();
+  readonly #limits: Limits;
+  readonly #hosted: HostSessions;
   #isLeaving = false;
 
   private constructor(options: LuodOptions) {
     this.#options = options;
+    this.#limits = options.limits ?? defaultLimits();
+    this.#hosted = new HostSessions({
+      limits: this.#limits,
+      audit: options.audit ?? noAudit,
+      log: options.log,
+    });
     // Paused, because Node must not read from what becomes a Wire: its reads would drop descriptors.
     this.#server = createServer({ pauseOnConnect: true }, (socket) => {
       try {
@@ -78,7 +104,6 @@ export class Luod {
         options.log(`a client was refused: ${LiveUpdateError.from(error).message}`);
       }
     });
-    this.#server.maxConnections = MAX_CLIENTS;
   }
 
   /** @throws {LiveUpdateError} EADDRINUSE, EACCES, EPERM, EINVAL: see `claimSocketPath`. */
@@ -92,11 +117,15 @@ export class Luod {
         luod.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
         luod.#server.listen(options.socket, resolve);
       });
-      closeToStrangers(options.socket);
+      closeToStrangers(options.socket, options.group);
     } finally {
       process.umask(umask);
     }
     return luod;
+  }
+
+  get socket(): string {
+    return this.#options.socket;
   }
 
   /** Looks which services the luod before a kexec left something for. @throws {LiveUpdateError} EIO, EINVAL. */
@@ -135,19 +164,32 @@ export class Luod {
   }
 
   #accept(fd: number): void {
-    const { uid } = peerCredentials(fd);
-    if (uid !== process.getuid?.() && uid !== 0) {
+    const peer = peerCredentials(fd);
+    const isMember = peer.uid === process.getuid?.() || peer.uid === 0;
+    // With a group the socket's mode has let him in, who then has his own sessions and nothing else.
+    if (!isMember && this.#options.group === undefined) {
       closeFd(fd);
-      throw new LiveUpdateError('EACCES', `uid ${uid} may not use this luod`);
+      throw new LiveUpdateError('EACCES', `uid ${peer.uid} may not use this luod`);
     }
-    const client: Client = { wire: undefined, image: undefined };
-    client.wire = new Wire(fd, {
-      message: (message, fds) => this.#message(client, message, fds),
-      closed: () => {
-        this.#clients.delete(client);
-        client.image?.disconnected();
+    const client: Client = { peer, wire: undefined, image: undefined, isOperator: isMember };
+    const { lineBytes, stallMs, clients } = this.#limits;
+    client.wire = new Wire(
+      fd,
+      {
+        message: (message, fds) => this.#message(client, message, fds),
+        closed: () => {
+          this.#clients.delete(client);
+          client.image?.disconnected();
+        },
       },
-    });
+      { lineBytes, stallMs },
+    );
+    if (this.#clients.size >= clients) {
+      const message = `luod has ${clients} clients, all that it may`;
+      client.wire.send({ type: 'refused', error: { code: 'EMFILE', message } });
+      client.wire.close();
+      return;
+    }
     this.#clients.add(client);
   }
 
@@ -169,6 +211,9 @@ export class Luod {
     const { id } = message;
     try {
       const request = parseRequest(message);
+      if (!client.isOperator && !OPEN_TO_ALL.has(request.type)) {
+        throw new LiveUpdateError('EACCES', `uid ${client.peer.uid} may not ask for ${request.type}`);
+      }
       switch (request.type) {
         case 'hello':
           this.#greet(client, request);
@@ -177,8 +222,32 @@ export class Luod {
           wire.send({ type: 'reply', id, ok: true, ...this.status() });
           break;
         case 'sessions':
-          wire.send({ type: 'reply', id, ok: true, sessions: this.sessions() });
+          wire.send({
+            type: 'reply',
+            id,
+            ok: true,
+            sessions: this.sessions(client.isOperator ? undefined : client.peer.uid),
+          });
           break;
+        case 'create_session':
+          this.#give(wire, id, this.#hosted.create(client.peer, request.name, request.custody ?? 'release'));
+          break;
+        case 'retrieve_session':
+          this.#give(wire, id, this.#hosted.retrieve(client.peer, request.name));
+          break;
+        case 'drop_session': {
+          const uid = request.uid ?? client.peer.uid;
+          if (uid !== client.peer.uid && !client.isOperator) {
+            throw new LiveUpdateError('EACCES', "only an operator may drop another user's session");
+          }
+          wire.send({
+            type: 'reply',
+            id,
+            ok: true,
+            dropped: this.#hosted.drop(client.peer, uid, request.name),
+          });
+          break;
+        }
         case 'kexec':
           this.#kexec(client, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }).then(
             (result) => wire.send({ type: 'reply', id, ...result }),
@@ -222,6 +291,15 @@ export class Luod {
     });
   }
 
+  /** Sends a session's descriptor, which is the client's alone. */
+  #give(wire: Wire, id: unknown, fd: number): void {
+    try {
+      wire.send({ type: 'reply', id, ok: true }, [fd]);
+    } finally {
+      closeFd(fd);
+    }
+  }
+
   async #kexec(client: Client, id: unknown, request: KexecRequest): Promise<KexecResult> {
     const wire = client.wire as Wire;
     if (this.#isLeaving) throw new LiveUpdateError('EBUSY', 'a kexec is under way');
@@ -230,6 +308,7 @@ export class Luod {
       const { version, log } = this.#options;
       const update = new KernelUpdate({
         services: [...this.#services.values()],
+        hosted: this.#hosted.status(),
         version,
         request,
         progress: (line) => {
@@ -269,7 +348,7 @@ export class Luod {
   }
 
   status(): LuodStatus {
-    let heldFds = 0;
+    let { heldFds } = this.#hosted;
     for (const service of this.#services.values()) heldFds += service.custody.fdCount;
     return {
       pid: process.pid,
@@ -282,7 +361,12 @@ export class Luod {
     };
   }
 
-  sessions(): SessionStatus[] {
+  /** @param uid Only what is this user's: of luod's services nothing. */
+  sessions(uid?: number): SessionStatus[] {
+    const hosted = this.#hosted
+      .status(uid)
+      .map((status): SessionStatus => ({ service: `uid ${status.uid}`, holder: 'client', ...status }));
+    if (uid !== undefined) return hosted;
     const now = Date.now();
     const held = [...this.#services.values()].flatMap(({ name: service, custody }) =>
       [...custody.entries()].map(
@@ -304,16 +388,25 @@ export class Luod {
         ageSeconds: Math.round((now - savedAt) / 1000),
       }),
     );
-    return [...held, ...kept];
+    return [...held, ...kept, ...hosted];
   }
 
   /** Closes the socket and every connection; services must have ended. */
   close(): void {
     this.#server.close();
+    this.#hosted.close();
     for (const client of this.#clients) client.wire?.close();
     this.#clients.clear();
   }
 }
+
+/** What a member of the group may ask for. */
+const OPEN_TO_ALL: ReadonlySet<string> = new Set([
+  'create_session',
+  'retrieve_session',
+  'drop_session',
+  'sessions',
+]);
 
 function refusal(id: unknown, error: unknown): WireMessage {
   return { type: 'reply', id, ok: false, error: reportOf(error) };

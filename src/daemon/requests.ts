@@ -1,10 +1,11 @@
-/** What operators may ask of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
+/** What may be asked of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
+import { requestId } from './session-requests.js';
 
 const milliseconds = z.number().int().positive().max(86_400_000);
 
-const id = z.union([z.number(), z.string().max(100)]).optional();
+const id = requestId;
 
 const hello = z.object({
   type: z.literal('hello'),
@@ -36,6 +37,25 @@ const update = z.object({
   deadlines,
 });
 
+/** Checked by the contract itself, so that a bad one is answered as the kernel answers it. */
+const name = z.string().max(1000);
+
+const createSession = z.object({
+  type: z.literal('create_session'),
+  id,
+  name,
+  custody: z.enum(['release', 'hold']).optional(),
+});
+
+const retrieveSession = z.object({ type: z.literal('retrieve_session'), id, name });
+
+const dropSession = z.object({
+  type: z.literal('drop_session'),
+  id,
+  name,
+  uid: z.number().int().nonnegative().optional(),
+});
+
 const path = z.string().min(1).max(4096).startsWith('/');
 
 const kexec = z.object({
@@ -53,7 +73,17 @@ const kexec = z.object({
 /** The answer to a farewell: it was read. */
 const goodbye = z.object({ type: z.literal('goodbye'), id });
 
-const request = z.discriminatedUnion('type', [hello, status, sessions, update, kexec, goodbye]);
+const request = z.discriminatedUnion('type', [
+  hello,
+  status,
+  sessions,
+  update,
+  kexec,
+  goodbye,
+  createSession,
+  retrieveSession,
+  dropSession,
+]);
 
 export type Request = z.infer<typeof request>;
 

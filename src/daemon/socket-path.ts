@@ -4,7 +4,7 @@
  * The socket stands in a folder that only its user may enter; a socket left behind by a luod that died is removed, one
  * that answers is not, and anything that is no socket, or somebody else's, is never touched.
  */
-import { chmodSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { LiveUpdateError } from '../core/errors.js';
 import { dial } from '../handover/dial.js';
@@ -73,7 +73,12 @@ async function answers(path: string): Promise<boolean> {
   }
 }
 
-/** Only this user may connect. */
-export function closeToStrangers(path: string): void {
-  chmodSync(path, 0o600);
+/** Only this user may connect; with a group, its members as well. @throws EPERM for a group that this user cannot give. */
+export function closeToStrangers(path: string, group?: number): void {
+  if (group === undefined) {
+    chmodSync(path, 0o600);
+    return;
+  }
+  chownSync(path, -1, group);
+  chmodSync(path, 0o660);
 }

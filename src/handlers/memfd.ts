@@ -22,7 +22,13 @@ interface Preserved {
   readonly size: number;
 }
 
-export function memfdHandler(handover: Handover): CarriedFileHandler<FdFile, Preserved> {
+/**
+ * @param options.sizeMayChange For a carrier that hands on the very file, whatever its size is by then: the freeze does not fail.
+ */
+export function memfdHandler(
+  handover: Handover,
+  options: { sizeMayChange?: boolean } = {},
+): CarriedFileHandler<FdFile, Preserved> {
   const adopt = (handle: number): FdFile =>
     handover.incoming.adopt(handle, () => {
       const fd = handover.incoming.takeFd(handle);
@@ -55,7 +61,7 @@ export function memfdHandler(handover: Handover): CarriedFileHandler<FdFile, Pre
       freeze(args) {
         const { fd, size } = args.privateData!;
         const now = memfdSize(fd);
-        if (now !== size) {
+        if (now !== size && options.sizeMayChange !== true) {
           throw new LiveUpdateError('EPERM', `it had ${size} bytes when it was preserved and has ${now}`, {
             handler: COMPATIBLE,
           });

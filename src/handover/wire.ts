@@ -31,12 +31,15 @@ export interface WireLimits {
   lineFds: number;
   /** Bytes queued because the peer does not read. */
   queuedBytes: number;
+  /** Milliseconds from the first byte of a message to its last; 0 for no limit. */
+  stallMs: number;
 }
 
 export const WIRE_LIMITS: Readonly<WireLimits> = {
   lineBytes: 1 << 20,
   lineFds: 4096,
   queuedBytes: 16 << 20,
+  stallMs: 0,
 };
 
 export interface WireEvents {
@@ -66,6 +69,7 @@ export class Wire {
   #fds: number[] = [];
   #open = true;
   #reading = false;
+  #stall: NodeJS.Timeout | undefined;
 
   /** @param fd A connected unix stream socket; the wire owns it from now on. */
   constructor(fd: number, events: WireEvents, limits: Partial<WireLimits> = {}) {
@@ -220,6 +224,23 @@ export class Wire {
       this.#fail(error);
     } finally {
       this.#reading = false;
+      this.#watchStall();
+    }
+  }
+
+  /** A peer that stops in the middle of a message holds descriptors and memory of ours. */
+  #watchStall(): void {
+    const isTorn = this.#open && (this.#lineBytes > 0 || this.#fds.length > 0);
+    if (!isTorn) {
+      clearTimeout(this.#stall);
+      this.#stall = undefined;
+    } else if (this.#stall === undefined && this.#limits.stallMs > 0) {
+      const text = `a message that was not complete after ${this.#limits.stallMs} ms`;
+      this.#stall = setTimeout(
+        () => this.#fail(new LiveUpdateError('ETIMEDOUT', text)),
+        this.#limits.stallMs,
+      );
+      this.#stall.unref();
     }
   }
 
@@ -287,6 +308,7 @@ export class Wire {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
+    clearTimeout(this.#stall);
     this.#watch.close();
     for (const fd of this.#fds) closeFd(fd);
     for (const piece of this.#queue) for (const fd of piece.fds) closeFd(fd);

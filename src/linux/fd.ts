@@ -10,6 +10,7 @@ const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
+const O_ACCMODE = 3;
 const RLIMIT_NOFILE = 7;
 const SEEK_SET = 0;
 const SEEK_CUR = 1;
@@ -48,6 +49,11 @@ export function fcntl(fd: number, command: number, argument: number): number {
   const error = errno();
   if (result === -1) throw failure('fcntl', error);
   return result;
+}
+
+/** 0: for reading, 1: for writing, 2: for both. @throws {LiveUpdateError} EBADF. */
+export function accessMode(fd: number): number {
+  return fcntl(fd, F_GETFL, 0) & O_ACCMODE;
 }
 
 /** The position of an open file, in bytes. @throws {LiveUpdateError} EBADF; ESPIPE (as EIO) for a pipe or socket. lseek(2) */

@@ -1,5 +1,7 @@
 /** The kernel's interfaces, one thin file each. */
 export * from './fd.js';
+export * from './fd-facts.js';
+export * from './kcmp.js';
 export * from './kernel-facts.js';
 export * from './kexec.js';
 export * from './listen-socket.js';

@@ -89,6 +89,10 @@ export const libc = {
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
   sync: declare<() => void>('void sync()'),
   reboot: declare<(command: number) => number>('int reboot(int command)'),
+  /** syscall(2), in the shape of kcmp(2), which no libc wraps. */
+  kcmp: declare<
+    (call: number, pid: number, other: number, type: number, fd: number, otherFd: number) => number
+  >('long syscall(long call, int pid, int other, int type, unsigned long fd, unsigned long otherFd)'),
   /** syscall(2), in the shape of kexec_file_load(2), which no libc wraps. */
   kexecFileLoad: declare<
     (call: number, kernel: Fd, initrd: Fd, length: number, cmdline: Bytes, flags: number) => number

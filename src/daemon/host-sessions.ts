@@ -1,0 +1,192 @@
+/**
+ * All sessions that luod keeps for clients, by user: names are a user's own, and nobody else's sessions can be seen, told
+ * apart from ones that are not there, or taken.
+ */
+import { LiveUpdateError } from '../core/errors.js';
+import { isSessionName } from '../core/names.js';
+import { FileClaims } from '../handlers/file-claims.js';
+import type { Audit } from './audit.js';
+import {
+  type CustodyKind,
+  type HostedFile,
+  HostSession,
+  type HostSessionState,
+  type HostShared,
+  type Peer,
+} from './host-session.js';
+import type { Limits } from './limits.js';
+
+export interface HostSessionStatus {
+  readonly session: string;
+  readonly uid: number;
+  /** Of its owner, or of the last one. */
+  readonly pid: number;
+  readonly custody: CustodyKind;
+  readonly state: HostSessionState;
+  readonly ageSeconds: number;
+  /** Since it lost its owner. */
+  readonly orphanedSeconds?: number;
+  readonly files: HostedFile[];
+}
+
+/** A user's sessions. An owned one and ones that were left under the same name are apart, as outgoing and incoming are. */
+interface User {
+  readonly owned: Map<string, HostSession>;
+  /** Oldest first: an owner may leave a second one before the first was claimed. */
+  readonly left: Map<string, HostSession[]>;
+  count: number;
+}
+
+export class HostSessions {
+  readonly #users = new Map<number, User>();
+  readonly #shared: HostShared;
+
+  constructor(options: { limits: Limits; audit: Audit; log: (line: string) => void }) {
+    this.#shared = { ...options, claims: new FileClaims(), heldFds: 0, sessionSockets: new Set() };
+  }
+
+  get heldFds(): number {
+    return this.#shared.heldFds;
+  }
+
+  #user(uid: number): User {
+    let user = this.#users.get(uid);
+    if (user === undefined) {
+      user = { owned: new Map(), left: new Map(), count: 0 };
+      this.#users.set(uid, user);
+    }
+    return user;
+  }
+
+  /**
+   * A new session of `peer`'s.
+   * @returns the client's descriptor of it, for the caller to send and close.
+   * @throws {LiveUpdateError} EINVAL for a name that is none; EEXIST; ENOSPC for too many; EMFILE.
+   */
+  create(peer: Peer, name: string, custody: CustodyKind): number {
+    return this.#audited('create', peer, name, () => {
+      const context = { operation: 'create_session', session: String(name) };
+      if (!isSessionName(name))
+        throw new LiveUpdateError('EINVAL', 'a name is 1 to 63 bytes without NUL', context);
+      const user = this.#user(peer.uid);
+      if (user.owned.has(name))
+        throw new LiveUpdateError('EEXIST', 'an owner has a session of this name', context);
+      const { sessionsPerUid } = this.#shared.limits;
+      if (user.count >= sessionsPerUid) {
+        throw new LiveUpdateError(
+          'ENOSPC',
+          `uid ${peer.uid} has ${user.count} sessions, all that it may`,
+          context,
+        );
+      }
+      const session: HostSession = new HostSession({
+        name,
+        custody,
+        peer,
+        shared: this.#shared,
+        ended: () => this.#ended(user, session),
+        orphaned: () => this.#orphaned(user, session),
+      });
+      const fd = session.attach(peer);
+      user.owned.set(name, session);
+      user.count++;
+      return fd;
+    });
+  }
+
+  /**
+   * A session that its owner left, for the next one: the oldest of that name.
+   * @returns the client's descriptor of it, for the caller to send and close.
+   * @throws {LiveUpdateError} ENOENT when none was left; EINVAL when it is claimed already.
+   */
+  retrieve(peer: Peer, name: string): number {
+    return this.#audited('retrieve', peer, name, () => {
+      const context = { operation: 'retrieve_session', session: String(name) };
+      const left = this.#user(peer.uid).left.get(name);
+      if (left === undefined)
+        throw new LiveUpdateError('ENOENT', 'no owner left a session of this name', context);
+      const session = left.find(({ state }) => state === 'orphaned');
+      if (session === undefined)
+        throw new LiveUpdateError('EINVAL', 'it has its next owner already', context);
+      return session.attach(peer);
+    });
+  }
+
+  /**
+   * Gives up what was left under a name, with all files; nobody's living session.
+   * @param uid Whose.
+   * @returns how many sessions.
+   * @throws {LiveUpdateError} ENOENT when nothing was left; EBUSY when it is claimed.
+   */
+  drop(peer: Peer, uid: number, name: string): number {
+    return this.#audited('drop', peer, name, () => {
+      const context = { operation: 'drop_session', session: name };
+      const left = this.#users.get(uid)?.left.get(name);
+      if (left === undefined)
+        throw new LiveUpdateError('ENOENT', `uid ${uid} left no session of this name`, context);
+      const orphans = left.filter(({ state }) => state === 'orphaned');
+      if (orphans.length === 0) throw new LiveUpdateError('EBUSY', 'its next owner has it', context);
+      for (const session of orphans) session.drop();
+      return orphans.length;
+    });
+  }
+
+  #audited<T>(event: string, peer: Peer, session: string, work: () => T): T {
+    let result = 'ok';
+    try {
+      return work();
+    } catch (error) {
+      result = LiveUpdateError.from(error).code;
+      throw error;
+    } finally {
+      this.#shared.audit({ event, uid: peer.uid, pid: peer.pid, session: String(session), result });
+    }
+  }
+
+  #orphaned(user: User, session: HostSession): void {
+    if (user.owned.get(session.name) !== session) return;
+    user.owned.delete(session.name);
+    const left = user.left.get(session.name);
+    if (left === undefined) user.left.set(session.name, [session]);
+    else left.push(session);
+  }
+
+  #ended(user: User, session: HostSession): void {
+    user.count--;
+    if (user.owned.get(session.name) === session) user.owned.delete(session.name);
+    const left = user.left.get(session.name);
+    if (left === undefined) return;
+    const at = left.indexOf(session);
+    if (at !== -1) left.splice(at, 1);
+    if (left.length === 0) user.left.delete(session.name);
+  }
+
+  /** @param uid Whose; everybody's when it is left out. */
+  *sessions(uid?: number): Iterable<HostSession> {
+    for (const [owner, { owned, left }] of this.#users) {
+      if (uid !== undefined && owner !== uid) continue;
+      yield* owned.values();
+      for (const list of left.values()) yield* list;
+    }
+  }
+
+  status(uid?: number): HostSessionStatus[] {
+    const time = Date.now();
+    const seconds = (since: number) => Math.round((time - since) / 1000);
+    return [...this.sessions(uid)].map((session) => ({
+      session: session.name,
+      uid: session.uid,
+      pid: session.pid,
+      custody: session.custody,
+      state: session.state,
+      ageSeconds: seconds(session.createdAt),
+      ...(session.orphanedAt === undefined ? {} : { orphanedSeconds: seconds(session.orphanedAt) }),
+      files: session.files,
+    }));
+  }
+
+  /** Gives everything up. */
+  close(): void {
+    for (const session of [...this.sessions()]) session.drop();
+  }
+}

@@ -1,0 +1,37 @@
+/** What luod lets its clients have. Whoever wants more is told which errno, and nothing that is held is touched. */
+import { fdHeadroom } from '../linux/fd.js';
+
+export interface Limits {
+  /** Connections at one time, images and operators among them. EMFILE. */
+  readonly clients: number;
+  /** Sessions of one user. ENOSPC. */
+  readonly sessionsPerUid: number;
+  /** Files of one session. ENOSPC. */
+  readonly filesPerSession: number;
+  /** Descriptors held for sessions, in all. EMFILE. */
+  readonly heldFds: number;
+  /** Bytes of one message. The connection ends. */
+  readonly lineBytes: number;
+  /** Milliseconds from the first byte of a message to its last. The connection ends. */
+  readonly stallMs: number;
+}
+
+/** Descriptors that luod keeps for itself: images, updates, logs. */
+const RESERVE = 512;
+
+/**
+ * The defaults on this process: what RLIMIT_NOFILE leaves after the clients, one descriptor for each session's own
+ * wire, and a reserve, so that no limit of the system is met before luod's own.
+ */
+export function defaultLimits(): Limits {
+  const clients = 1000;
+  const free = Math.max(0, fdHeadroom() - RESERVE - clients);
+  return {
+    clients,
+    sessionsPerUid: 10_000,
+    filesPerSession: 10_000,
+    heldFds: free,
+    lineBytes: 1 << 20,
+    stallMs: 10_000,
+  };
+}
