@@ -8,7 +8,7 @@ import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
 import { socketPath } from '../daemon/socket-address.js';
-import { EXIT_USAGE, fail, wholeNumber } from './arguments.js';
+import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { packageVersion } from './package-version.js';
 
 interface RunFlags {
@@ -37,6 +37,7 @@ interface ServeFlags {
   maxSessions?: number;
   maxFiles?: number;
   maxFds?: number;
+  messageTimeout?: number;
 }
 
 /** Keeps sessions for every client of the host, until it is told to end. */
@@ -53,6 +54,7 @@ async function serve(flags: ServeFlags): Promise<void> {
       clients: flags.maxClients ?? limits.clients,
       sessionsPerUid: flags.maxSessions ?? limits.sessionsPerUid,
       filesPerSession: flags.maxFiles ?? limits.filesPerSession,
+      stallMs: flags.messageTimeout ?? limits.stallMs,
       heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
     },
   });
@@ -137,6 +139,7 @@ program
   .option('--max-sessions <n>', 'sessions of one user (default: 10000)', wholeNumber)
   .option('--max-files <n>', 'files of one session (default: 10000)', wholeNumber)
   .option('--max-fds <n>', 'descriptors held in all (default: what `ulimit -n` leaves)', wholeNumber)
+  .option('--message-timeout <time>', 'for one message, from its first byte (default: 10s)', duration)
   .addHelpText(
     'after',
     `

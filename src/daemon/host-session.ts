@@ -15,7 +15,7 @@
  * Handing over is a live update of this one session: its orchestrator freezes it and leaves an image, from which a new
  * orchestrator takes it in. So what happens to files, and in which order, is core's business here as everywhere.
  */
-import { ERRNO, LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate, type Session } from '../core/index.js';
 import type { Image, MaybePromise, Token } from '../core/types.js';
 import type { Handover } from '../handlers/carried.js';
@@ -29,7 +29,7 @@ import { socketCookie } from '../linux/socket-facts.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
 import type { Limits } from './limits.js';
-import { reportOf } from './phases.js';
+import { errorReply, reportOf } from './phases.js';
 import { parseSessionRequest, type SessionRequest } from './session-requests.js';
 
 export type CustodyKind = 'release' | 'hold';
@@ -168,13 +168,7 @@ export class HostSession {
   }
 
   #refuse(id: unknown, error: unknown): void {
-    const { code, message } = reportOf(error);
-    this.#wire?.send({
-      type: 'reply',
-      id,
-      ok: false,
-      error: { code, errno: -ERRNO[code as keyof typeof ERRNO], message },
-    });
+    this.#wire?.send({ type: 'reply', id, ok: false, error: errorReply(error) });
   }
 
   #perform(request: SessionRequest, fds: readonly number[]): { body: object; fds: number[] } {
@@ -291,8 +285,8 @@ export class HostSession {
     this.#forgetSocket();
     const isKept = this.custody === 'hold' && !this.#finished;
     if (!isKept) {
-      this.audit('release', 'ok');
       this.#end();
+      this.audit('release', 'ok');
       return;
     }
     try {

@@ -22,7 +22,7 @@ import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
 import { defaultLimits, type Limits } from './limits.js';
-import { DEFAULT_DEADLINES, reportOf, settles } from './phases.js';
+import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
@@ -185,8 +185,8 @@ export class Luod {
       { lineBytes, stallMs },
     );
     if (this.#clients.size >= clients) {
-      const message = `luod has ${clients} clients, all that it may`;
-      client.wire.send({ type: 'refused', error: { code: 'EMFILE', message } });
+      const full = new LiveUpdateError('EMFILE', `luod has ${clients} clients, all that it may`);
+      client.wire.send({ type: 'refused', error: errorReply(full) });
       client.wire.close();
       return;
     }
@@ -409,5 +409,5 @@ const OPEN_TO_ALL: ReadonlySet<string> = new Set([
 ]);
 
 function refusal(id: unknown, error: unknown): WireMessage {
-  return { type: 'reply', id, ok: false, error: reportOf(error) };
+  return { type: 'reply', id, ok: false, error: errorReply(error) };
 }

@@ -99,3 +99,9 @@ export function reportOf(error: unknown): ErrorReport {
   const { code, message } = LiveUpdateError.from(error);
   return { code, message };
 }
+
+/** An error as a reply of the protocol has it: with the errno's number, for languages that have no names for it. */
+export function errorReply(error: unknown): ErrorReport & { errno: number } {
+  const { code, errno, message } = LiveUpdateError.from(error);
+  return { code, errno, message };
+}
