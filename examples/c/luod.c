@@ -109,15 +109,24 @@ static int receive_line(int from, char *line, int *fd)
 /* One question and its answer. Returns the descriptor that came, or 0. */
 static int ask(int to, const char *request, int fd)
 {
-	char line[LINE_BYTES];
+	/* The same question with "retry", for a luod that took over before the last one had answered. */
+	char line[LINE_BYTES], again[LINE_BYTES + sizeof("{\"retry\":true,")];
 	int own, error = send_line(to, request, fd);
 	char *number;
 
-	if (error)
-		return error;
-	error = receive_line(to, line, &own);
-	if (error)
-		return error;
+	snprintf(again, sizeof(again), "{\"retry\":true,%s", request + 1);
+	for (;;) {
+		if (!error)
+			error = receive_line(to, line, &own);
+		if (error)
+			return error;
+		if (!strstr(line, "\"type\":\"restarted\""))
+			break;
+		/* It threw away what it found, up to this word; the first of the two may end a line that was half read. */
+		error = send_line(to, "{\"type\":\"resume\"}\n{\"type\":\"resume\"}\n", -1);
+		if (!error)
+			error = send_line(to, again, fd);
+	}
 	if (strstr(line, "\"ok\":true"))
 		return own >= 0 ? own : 0;
 	if (own >= 0)

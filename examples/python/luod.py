@@ -37,11 +37,16 @@ class _Wire:
         request = {"id": self._next, **request}
         if fds:
             request["fds"] = len(fds)
-        line = json.dumps(request).encode() + b"\n"
-        sent = socket.send_fds(self._socket, [line], list(fds)) if fds else 0
-        self._socket.sendall(line[sent:])
+        self._send(request, fds)
         while True:
             reply, owned = self._receive()
+            if reply.get("type") == "restarted":
+                # Another luod took over, and threw away what it found up to this word. The first of the two may end a line
+                # that the last luod had begun to read.
+                self._send({"type": "resume"})
+                self._send({"type": "resume"})
+                self._send({**request, "retry": True}, fds)
+                continue
             if reply.get("type") == "refused":
                 raise LuodError(reply["error"])
             if reply.get("id") != self._next:
@@ -51,6 +56,11 @@ class _Wire:
             if not reply["ok"]:
                 raise LuodError(reply["error"])
             return reply, owned
+
+    def _send(self, message, fds=()):
+        line = json.dumps(message).encode() + b"\n"
+        sent = socket.send_fds(self._socket, [line], list(fds)) if fds else 0
+        self._socket.sendall(line[sent:])
 
     def _receive(self):
         while b"\n" not in self._bytes:

@@ -3,22 +3,32 @@
  * without luod running it. The same in Python: examples/python/luod.py.
  */
 import { LiveUpdateError } from '../core/errors.js';
-import { withResolvers } from '../core/resolvers.js';
 import type { Token } from '../core/types.js';
 import { dial } from '../handover/dial.js';
 import { ENV_SOCKET } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
-import { closeFd } from '../linux/fd.js';
+import { closeFd, dupFd } from '../linux/fd.js';
 
 interface Answer {
   readonly message: WireMessage;
   readonly fds: number[];
 }
 
-/** Questions and answers over one wire, in order or not. */
+interface Question {
+  readonly request: WireMessage;
+  /** Duplicates, in case it has to be asked again. */
+  readonly fds: readonly number[];
+  readonly resolve: (answer: Answer) => void;
+  readonly reject: (error: LiveUpdateError) => void;
+}
+
+/**
+ * Questions and answers over one wire. When luod is replaced, the wire is the same and the next luod says so: what was not
+ * answered is asked again.
+ */
 class Conversation {
   readonly #wire: Wire;
-  readonly #waiting = new Map<number, ReturnType<typeof withResolvers<Answer>>>();
+  readonly #waiting = new Map<number, Question>();
   #next = 1;
   #ended: LiveUpdateError | undefined;
 
@@ -35,35 +45,45 @@ class Conversation {
   }
 
   #take(message: WireMessage, fds: number[]): void {
-    if (message.type === 'refused') {
-      this.#end(refusal(message));
-      return;
-    }
-    const waiting = this.#waiting.get(message.id as number);
-    if (waiting === undefined) {
+    if (message.type === 'refused') this.#end(refusal(message));
+    else if (message.type === 'restarted') this.#askAgain();
+    const question = this.#settle(message.id as number);
+    if (question === undefined) {
       for (const fd of fds) closeFd(fd);
-      return;
-    }
-    this.#waiting.delete(message.id as number);
+    } else if (message.ok === true) question.resolve({ message, fds });
+    else question.reject(refusal(message));
+  }
+
+  /** The next luod throws away what it finds, up to a 'resume'; the first of two may end a line that the last one began to read. */
+  #askAgain(): void {
+    this.#wire.send({ type: 'resume' });
+    this.#wire.send({ type: 'resume' });
+    for (const { request, fds } of this.#waiting.values()) this.#wire.send({ ...request, retry: true }, fds);
+  }
+
+  #settle(id: number): Question | undefined {
+    const question = this.#waiting.get(id);
+    if (question === undefined) return undefined;
+    this.#waiting.delete(id);
+    for (const fd of question.fds) closeFd(fd);
     if (this.#waiting.size === 0) this.#wire.unref();
-    if (message.ok === true) waiting.resolve({ message, fds });
-    else waiting.reject(refusal(message));
+    return question;
   }
 
   #end(error: LiveUpdateError): void {
     this.#ended = error;
-    for (const { reject } of this.#waiting.values()) reject(error);
-    this.#waiting.clear();
+    for (const id of [...this.#waiting.keys()]) this.#settle(id)?.reject(error);
   }
 
-  ask(request: WireMessage, fds: readonly number[] = []): Promise<Answer> {
-    if (this.#ended !== undefined) return Promise.reject(this.#ended);
-    const id = this.#next++;
-    const waiting = withResolvers<Answer>();
-    this.#waiting.set(id, waiting);
-    this.#wire.ref();
-    this.#wire.send({ ...request, id }, fds);
-    return waiting.promise;
+  /** @param fds Borrowed. */
+  async ask(request: WireMessage, fds: readonly number[] = []): Promise<Answer> {
+    if (this.#ended !== undefined) throw this.#ended;
+    const asked = { ...request, id: this.#next++ };
+    return await new Promise<Answer>((resolve, reject) => {
+      this.#waiting.set(asked.id, { request: asked, fds: fds.map((fd) => dupFd(fd)), resolve, reject });
+      this.#wire.ref();
+      this.#wire.send(asked, fds);
+    });
   }
 
   close(): void {
@@ -132,6 +152,20 @@ export class LuodClient implements AsyncDisposable {
   async dropSession(name: string): Promise<number> {
     const { message } = await this.#conversation.ask({ type: 'drop_session', name });
     return message.dropped as number;
+  }
+
+  /**
+   * Has luod replace itself, by `binary` (the path of a luod.js) or by what its own file is now. Operators only.
+   * @returns what luod is now.
+   * @throws {LiveUpdateError} EPROTO when the new version cannot take over, and nothing has happened; EOPNOTSUPP; EACCES.
+   */
+  async selfUpdate(binary?: string): Promise<{ version: string; pid: number; sessions: number }> {
+    const { message } = await this.#conversation.ask({ type: 'self_update', binary });
+    return {
+      version: message.version as string,
+      pid: message.pid as number,
+      sessions: message.sessions as number,
+    };
   }
 
   /** Closes the connection. Sessions live on. */

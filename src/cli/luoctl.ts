@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 /** luoctl: asks a luod how things stand, and to update what it runs. */
+import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { LiveUpdateError } from '../core/errors.js';
 import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
 import { socketPath } from '../daemon/socket-address.js';
 import type { UpdateResult } from '../daemon/update.js';
@@ -134,6 +136,34 @@ function splitAtDashes(
   if (dashes !== -1 && behind === 0) update.error('error: there is no command after --');
   return { name: before[0], newCommand: behind === 0 ? undefined : words.slice(words.length - behind) };
 }
+
+program
+  .command('self-update')
+  .description('replace luod serve by what its file is now; no client notices')
+  .option('--binary <file>', 'by another luod.js')
+  .option('--socket <path>', "luod's socket (default: $LIVEUPDATE_SOCKET, else the run folder of this user)")
+  .option('--json', 'one JSON object')
+  .addHelpText(
+    'after',
+    '\nThe new version is asked first whether it can take over; if not, nothing happens and the exit code is 1.',
+  )
+  .action(async (flags: Flags & { binary?: string }) => {
+    // Only here, so that no other command waits for libc.
+    const { LuodClient } = await import('../app/luod-client.js');
+    try {
+      const client = await LuodClient.connect(socketPath(flags.socket));
+      const now = await client.selfUpdate(flags.binary === undefined ? undefined : resolve(flags.binary));
+      client.close();
+      const text = `luod ${now.version}, pid ${now.pid}, has taken over ${now.sessions} sessions\n`;
+      process.stdout.write(flags.json === true ? `${JSON.stringify({ ok: true, ...now })}\n` : text);
+    } catch (error) {
+      const { code, message } = LiveUpdateError.from(error);
+      if (flags.json === true)
+        process.stdout.write(`${JSON.stringify({ ok: false, error: { code, message } })}\n`);
+      else fail('luoctl', error);
+      process.exitCode = EXIT_REFUSED;
+    }
+  });
 
 addKexecCommand(program);
 addDoctorCommand(program);

@@ -8,6 +8,7 @@ import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
 import { socketPath } from '../daemon/socket-address.js';
+import { checkHandover } from '../daemon/successor-check.js';
 import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { packageVersion } from './package-version.js';
 
@@ -38,6 +39,8 @@ interface ServeFlags {
   maxFiles?: number;
   maxFds?: number;
   messageTimeout?: number;
+  keepFor: number;
+  keeper: boolean;
 }
 
 /** Keeps sessions for every client of the host, until it is told to end. */
@@ -49,6 +52,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     log,
     audit: flags.audit === undefined ? noAudit : auditTo(flags.audit),
     group: flags.group,
+    keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {
       ...limits,
       clients: flags.maxClients ?? limits.clients,
@@ -139,6 +143,13 @@ program
   .option('--max-sessions <n>', 'sessions of one user (default: 10000)', wholeNumber)
   .option('--max-files <n>', 'files of one session (default: 10000)', wholeNumber)
   .option('--max-fds <n>', 'descriptors held in all (default: what `ulimit -n` leaves)', wholeNumber)
+  .option(
+    '--keep-for <time>',
+    'how long everything waits for the next luod when this one is killed',
+    duration,
+    3_600_000,
+  )
+  .option('--no-keeper', 'run without a keeper: everything ends with luod, however it ends')
   .option('--message-timeout <time>', 'for one message, from its first byte (default: 10s)', duration)
   .addHelpText(
     'after',
@@ -150,5 +161,18 @@ Examples:
 What a client can say is in docs/protocol.md. Signals: TERM, INT and QUIT end luod, and every session with it.`,
   )
   .action((flags: ServeFlags) => serve(flags).catch((error) => fail('luod', error)));
+
+program
+  .command('check-handover', { hidden: true })
+  .description('whether this version can take over from the luod whose keeper that is; changes nothing')
+  .requiredOption('--keeper <path>', "the keeper's socket")
+  .action(async ({ keeper }: { keeper: string }) => {
+    try {
+      const sessions = await checkHandover(keeper);
+      process.stdout.write(`${JSON.stringify({ ok: true, version: packageVersion(), sessions })}\n`);
+    } catch (error) {
+      fail('luod', error);
+    }
+  });
 
 await program.parseAsync();

@@ -12,9 +12,13 @@
  * unpreserved) or, with custody 'hold', handed over to whoever retrieves it next; a claimed one goes back to being an orphan
  * unless it was finished.
  *
+ * Everything is told to the keeper before it is answered, so that the next luod has the session as the client knows it: its files, its
+ * state, and luod's end of the wire. What a client had asked and was not answered it asks again (`retry`).
+ *
  * Handing over is a live update of this one session: its orchestrator freezes it and leaves an image, from which a new
  * orchestrator takes it in. So what happens to files, and in which order, is core's business here as everywhere.
  */
+import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate, type Session } from '../core/index.js';
 import type { Image, MaybePromise, Token } from '../core/types.js';
@@ -28,6 +32,7 @@ import { closeFd, dupFd } from '../linux/fd.js';
 import { socketCookie } from '../linux/socket-facts.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
+import type { Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
 import { errorReply, reportOf } from './phases.js';
 import { parseSessionRequest, type SessionRequest } from './session-requests.js';
@@ -56,23 +61,64 @@ export interface HostShared {
   readonly log: (line: string) => void;
   /** Descriptors held for sessions, in all. */
   heldFds: number;
+  /** What outlives this luod. */
+  readonly store: Store;
   /** Cookies of the clients' ends of live sessions, which nobody may put into a session. */
   readonly sessionSockets: Set<bigint>;
+}
+
+/** A session as the keeper has it. */
+export const sessionRecord = z.object({
+  name: z.string(),
+  uid: z.number(),
+  pid: z.number(),
+  custody: z.enum(['release', 'hold']),
+  createdAt: z.number(),
+  orphanedAt: z.number().optional(),
+  state: z.enum(['owned', 'orphaned', 'claimed']),
+  finished: z.boolean(),
+  /** SO_COOKIE of the client's end. */
+  socket: z.string().optional(),
+});
+
+export type SessionRecord = z.infer<typeof sessionRecord>;
+
+/** A file's item in the keeper; its record is the token. */
+export const fileRecord = z.object({ token: z.string().regex(/^\d{1,20}$/) });
+
+interface Kept extends HostedFile {
+  /** Undefined when only a comparison can tell. */
+  readonly identity: string | undefined;
+}
+
+export interface HostSessionOptions {
+  readonly name: string;
+  readonly custody: CustodyKind;
+  readonly peer: Pick<Peer, 'uid' | 'pid'>;
+  readonly shared: HostShared;
+  /** Its group in the keeper. */
+  readonly group: string;
+  readonly createdAt?: number;
+  /** Told when the session is over. */
+  readonly ended: (session: HostSession) => void;
+  /** Told when its owner left it. */
+  readonly orphaned: (session: HostSession) => void;
 }
 
 export class HostSession {
   readonly name: string;
   readonly uid: number;
   readonly custody: CustodyKind;
-  readonly createdAt = Date.now();
+  readonly createdAt: number;
+  readonly #group: string;
   /** Of the last owner. */
   pid: number;
   orphanedAt: number | undefined;
   readonly #shared: HostShared;
   readonly #claims: SessionClaims;
-  readonly #ended: () => void;
-  readonly #orphaned: () => void;
-  readonly #files = new Map<Token, HostedFile>();
+  readonly #ended: (session: HostSession) => void;
+  readonly #orphaned: (session: HostSession) => void;
+  readonly #files = new Map<Token, Kept>();
   #state: HostSessionState = 'owned';
   #handover: Handover = newHandover();
   /** The orchestrator of an owned session, which a handing over leaves. */
@@ -84,20 +130,12 @@ export class HostSession {
   #retrieved = new Map<Token, FdFile>();
   #finished = false;
 
-  /**
-   * @param options.ended Told when the session is over. @param options.orphaned Told when its owner left it.
-   * @throws {LiveUpdateError} EINVAL for a name that is none.
-   */
-  constructor(options: {
-    name: string;
-    custody: CustodyKind;
-    peer: Peer;
-    shared: HostShared;
-    ended: () => void;
-    orphaned: () => void;
-  }) {
+  /** @throws {LiveUpdateError} EINVAL for a name that is none. */
+  constructor(options: HostSessionOptions) {
     this.name = options.name;
     this.custody = options.custody;
+    this.createdAt = options.createdAt ?? Date.now();
+    this.#group = options.group;
     this.uid = options.peer.uid;
     this.pid = options.peer.pid;
     this.#shared = options.shared;
@@ -113,7 +151,45 @@ export class HostSession {
   }
 
   get files(): HostedFile[] {
-    return [...this.#files.values()];
+    return Array.from(this.#files.values(), ({ token, kind, details }) => ({ token, kind, details }));
+  }
+
+  /**
+   * A session of the luod before this one, which was killed or replaced itself.
+   * @param files In the order in which they were preserved; owns their descriptors, and `wireFd`.
+   * @throws {LiveUpdateError} the errno of a file that cannot be kept any more; everything is closed then.
+   */
+  static restore(
+    options: Omit<HostSessionOptions, 'name' | 'custody' | 'peer' | 'createdAt'>,
+    record: SessionRecord,
+    files: readonly { token: Token; fd: number }[],
+    wireFd: number | undefined,
+  ): HostSession {
+    const { name, custody, createdAt } = record;
+    const session = new HostSession({ ...options, name, custody, createdAt, peer: record });
+    try {
+      for (const { token, fd } of files) session.#keep(token, new FdFile(fd));
+      if (record.state !== 'owned') session.#handOver();
+      if (record.finished) now(session.#session.finish());
+    } catch (error) {
+      if (wireFd !== undefined) closeFd(wireFd);
+      session.#end();
+      throw error;
+    } finally {
+      for (const { fd } of files) closeFd(fd);
+    }
+    session.#finished = record.finished;
+    session.#state = record.state;
+    session.orphanedAt = record.orphanedAt;
+    if (wireFd !== undefined) session.#open(wireFd, record.socket, 'resume');
+    return session;
+  }
+
+  #record(): SessionRecord {
+    const { name, uid, pid, custody, createdAt, orphanedAt } = this;
+    const state = this.#state === 'over' ? 'owned' : this.#state;
+    const socket = this.#socket === undefined ? undefined : String(this.#socket);
+    return { name, uid, pid, custody, createdAt, orphanedAt, state, finished: this.#finished, socket };
   }
 
   #orchestrator(): LiveUpdate {
@@ -131,29 +207,48 @@ export class HostSession {
   attach(peer: Peer): number {
     const [own, theirs] = socketPair();
     try {
-      this.#socket = socketCookie(theirs);
-      this.#shared.sessionSockets.add(this.#socket);
-      const { lineBytes, stallMs } = this.#shared.limits;
-      this.#wire = new Wire(
-        own,
-        {
-          message: (message, fds) => this.#answer(message, fds),
-          closed: () => this.#detached(),
-        },
-        // One descriptor is all that any request owns.
-        { lineBytes, stallMs, lineFds: 1 },
-      );
+      this.pid = peer.pid;
+      if (this.#state === 'orphaned') this.#state = 'claimed';
+      this.#open(own, String(socketCookie(theirs)), undefined);
+      this.#shared.store.put(this.#group, 'session', this.#record(), [own]);
     } catch (error) {
       closeFd(theirs);
       throw error;
     }
-    this.pid = peer.pid;
-    if (this.#state === 'orphaned') this.#state = 'claimed';
     return theirs;
+  }
+
+  #open(own: number, cookie: string | undefined, skipTo: string | undefined): void {
+    const { lineBytes, stallMs } = this.#shared.limits;
+    if (cookie !== undefined) {
+      this.#socket = BigInt(cookie);
+      this.#shared.sessionSockets.add(this.#socket);
+    }
+    this.#wire = new Wire(
+      own,
+      {
+        message: (message, fds) => this.#answer(message, fds),
+        closed: (error) => {
+          if (error !== undefined)
+            this.#shared.log(`the session '${this.name}' of uid ${this.uid}: ${error.message}`);
+          this.#detached();
+        },
+      },
+      // One descriptor is all that any request owns.
+      { lineBytes, stallMs, lineFds: 1 },
+      { skipTo },
+    );
+  }
+
+  /** Tells the client of a restored session that it has to ask again, and sees whether there is one. */
+  resume(): void {
+    this.#wire?.send({ type: 'restarted' });
+    this.#wire?.receiveNow();
   }
 
   #answer(message: WireMessage, fds: number[]): void {
     const { id } = message;
+    if (message.type === 'resume') return;
     let answered: number[] = [];
     try {
       const request = parseSessionRequest(message);
@@ -174,9 +269,9 @@ export class HostSession {
   #perform(request: SessionRequest, fds: readonly number[]): { body: object; fds: number[] } {
     switch (request.type) {
       case 'preserve_fd':
-        return this.#audited('preserve', request.token, () => this.#preserve(request.token, fds[0]));
+        return this.#audited('preserve', request.token, () => this.#preserve(request, fds[0]));
       case 'unpreserve_fd':
-        return this.#audited('unpreserve', request.token, () => this.#unpreserve(request.token));
+        return this.#audited('unpreserve', request.token, () => this.#unpreserve(request));
       case 'retrieve_fd':
         return this.#audited('retrieveFd', request.token, () => this.#retrieve(request.token));
       case 'finish':
@@ -214,8 +309,20 @@ export class HostSession {
     this.#shared.audit({ event, uid, pid, session: this.name, token, kind: what.kind, result });
   }
 
-  #preserve(token: Token, fd: number | undefined): { body: object; fds: number[] } {
+  #preserve(
+    { token, retry }: { token: Token; retry?: boolean | undefined },
+    fd: number | undefined,
+  ): { body: object; fds: number[] } {
     const file = fd === undefined || this.#isSession(fd) ? undefined : new FdFile(fd);
+    const known = this.#files.get(token);
+    if (
+      retry === true &&
+      known !== undefined &&
+      !this.#session.isIncoming &&
+      file?.facts?.identity === known.identity
+    ) {
+      return { body: { kind: known.kind }, fds: [] };
+    }
     // The contract's order: state and token first, which the orchestrator judges; a limit is met where memory would be asked for.
     if (!this.#session.isIncoming && !this.#files.has(token)) this.#requireRoom();
     if (fd !== undefined && file === undefined && !this.#session.isIncoming && !this.#files.has(token)) {
@@ -225,11 +332,18 @@ export class HostSession {
         token,
       });
     }
+    const { kind } = this.#keep(token, file);
+    this.#shared.store.put(this.#group, `file ${token}`, { token: String(token) }, [fd as number]);
+    return { body: { kind }, fds: [] };
+  }
+
+  #keep(token: Token, file: FdFile | undefined): Kept {
     now(this.#session.preserve(file, token));
     this.#shared.heldFds++;
-    const { kind, details } = file!.facts!;
-    this.#files.set(token, { token: String(token), kind, details });
-    return { body: { kind }, fds: [] };
+    const { kind, details, identity } = file!.facts!;
+    const kept = { token: String(token), kind, details, identity };
+    this.#files.set(token, kept);
+    return kept;
   }
 
   #isSession(fd: number): boolean {
@@ -253,8 +367,13 @@ export class HostSession {
     }
   }
 
-  #unpreserve(token: Token): { body: object; fds: number[] } {
+  #unpreserve({ token, retry }: { token: Token; retry?: boolean | undefined }): {
+    body: object;
+    fds: number[];
+  } {
+    if (retry === true && !this.#session.isIncoming && !this.#files.has(token)) return NOTHING;
     now(this.#session.unpreserve(token));
+    this.#shared.store.drop(this.#group, `file ${token}`);
     this.#shared.heldFds--;
     this.#files.delete(token);
     return NOTHING;
@@ -269,7 +388,9 @@ export class HostSession {
   #finish(reserved: number): { body: object; fds: number[] } {
     now(this.#session.finish({ reserved }));
     this.#finished = true;
+    for (const token of this.#files.keys()) this.#shared.store.drop(this.#group, `file ${token}`);
     this.#forget();
+    this.#shared.store.amend(this.#group, 'session', this.#record());
     return NOTHING;
   }
 
@@ -293,7 +414,8 @@ export class HostSession {
       if (this.#state === 'owned') this.#handOver();
       this.#state = 'orphaned';
       this.orphanedAt = Date.now();
-      this.#orphaned();
+      this.#shared.store.put(this.#group, 'session', this.#record(), []);
+      this.#orphaned(this);
       this.audit('orphan', 'ok');
     } catch (error) {
       // The descriptors are all still here; but what cannot be handed over can only be dropped.
@@ -337,7 +459,8 @@ export class HostSession {
     this.#state = 'over';
     now(this.#session.close());
     this.#forget();
-    this.#ended();
+    this.#shared.store.drop(this.#group);
+    this.#ended(this);
   }
 }
 

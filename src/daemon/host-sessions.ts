@@ -5,15 +5,21 @@
 import { LiveUpdateError } from '../core/errors.js';
 import { isSessionName } from '../core/names.js';
 import { FileClaims } from '../handlers/file-claims.js';
+import { closeFd } from '../linux/fd.js';
 import type { Audit } from './audit.js';
 import {
   type CustodyKind,
+  fileRecord,
   type HostedFile,
   HostSession,
+  type HostSessionOptions,
   type HostSessionState,
   type HostShared,
   type Peer,
+  type SessionRecord,
+  sessionRecord,
 } from './host-session.js';
+import type { KeptItem, Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
 
 export interface HostSessionStatus {
@@ -41,12 +47,20 @@ export class HostSessions {
   readonly #users = new Map<number, User>();
   readonly #shared: HostShared;
 
-  constructor(options: { limits: Limits; audit: Audit; log: (line: string) => void }) {
+  #next = 1;
+
+  constructor(options: { limits: Limits; audit: Audit; log: (line: string) => void; store: Store }) {
     this.#shared = { ...options, claims: new FileClaims(), heldFds: 0, sessionSockets: new Set() };
   }
 
   get heldFds(): number {
     return this.#shared.heldFds;
+  }
+
+  get count(): number {
+    let count = 0;
+    for (const user of this.#users.values()) count += user.count;
+    return count;
   }
 
   #user(uid: number): User {
@@ -79,18 +93,15 @@ export class HostSessions {
           context,
         );
       }
-      const session: HostSession = new HostSession({
-        name,
-        custody,
-        peer,
-        shared: this.#shared,
-        ended: () => this.#ended(user, session),
-        orphaned: () => this.#orphaned(user, session),
-      });
-      const fd = session.attach(peer);
+      const session = new HostSession({ name, custody, peer, ...this.#hooks(user, String(this.#next++)) });
       user.owned.set(name, session);
       user.count++;
-      return fd;
+      try {
+        return session.attach(peer);
+      } catch (error) {
+        session.drop();
+        throw error;
+      }
     });
   }
 
@@ -131,6 +142,31 @@ export class HostSessions {
     });
   }
 
+  #hooks(user: User, number: string): Pick<HostSessionOptions, 'shared' | 'group' | 'ended' | 'orphaned'> {
+    return {
+      shared: this.#shared,
+      group: `${GROUP}${number}`,
+      ended: (session) => this.#ended(user, session),
+      orphaned: (session) => this.#orphaned(user, session),
+    };
+  }
+
+  /**
+   * Takes over the sessions of the luod before, by what the keeper has.
+   * @param items Of one session, its own first or last; owns their descriptors.
+   * @throws {LiveUpdateError} EINVAL for a record that is not understood, and what `HostSession.restore` throws.
+   */
+  restore(items: readonly KeptItem[]): HostSession {
+    const { record, files, wireFd, group } = parseItems(items);
+    const user = this.#user(record.uid);
+    user.count++;
+    const session = HostSession.restore(this.#hooks(user, group.slice(GROUP.length)), record, files, wireFd);
+    this.#next = Math.max(this.#next, Number(group.slice(GROUP.length)) + 1);
+    if (session.state === 'owned') user.owned.set(session.name, session);
+    else this.#leave(user, session);
+    return session;
+  }
+
   #audited<T>(event: string, peer: Peer, session: string, work: () => T): T {
     let result = 'ok';
     try {
@@ -146,6 +182,10 @@ export class HostSessions {
   #orphaned(user: User, session: HostSession): void {
     if (user.owned.get(session.name) !== session) return;
     user.owned.delete(session.name);
+    this.#leave(user, session);
+  }
+
+  #leave(user: User, session: HostSession): void {
     const left = user.left.get(session.name);
     if (left === undefined) user.left.set(session.name, [session]);
     else left.push(session);
@@ -188,5 +228,33 @@ export class HostSessions {
   /** Gives everything up. */
   close(): void {
     for (const session of [...this.sessions()]) session.drop();
+  }
+}
+
+/** Sessions' groups in the keeper: this and a number. */
+export const GROUP = 'session ';
+
+/** The items of one session, checked. @throws {LiveUpdateError} EINVAL; all descriptors are closed then. */
+export function parseItems(items: readonly KeptItem[]): {
+  group: string;
+  record: SessionRecord;
+  files: { token: bigint; fd: number }[];
+  wireFd: number | undefined;
+} {
+  try {
+    const own = items.find(({ item }) => item === 'session');
+    if (own === undefined) throw new LiveUpdateError('EINVAL', 'files without their session');
+    const record = sessionRecord.parse(own.record);
+    const files = items
+      .filter((item) => item !== own)
+      .map(({ record: file, fds }) => {
+        if (fds[0] === undefined) throw new LiveUpdateError('EINVAL', 'a file without its descriptor');
+        return { token: BigInt(fileRecord.parse(file).token), fd: fds[0] };
+      });
+    return { group: own.group, record, files, wireFd: own.fds[0] };
+  } catch (error) {
+    for (const { fds } of items) for (const fd of fds) closeFd(fd);
+    if (error instanceof LiveUpdateError) throw error;
+    throw new LiveUpdateError('EINVAL', 'a record of another version, or damaged', { cause: error });
   }
 }

@@ -6,17 +6,21 @@
  * keeps strangers out, and SO_PEERCRED is checked again at each connection.
  */
 import { createServer, type Server } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { detach } from '../handover/dial.js';
 import { type ImageToLuod, PROTOCOL_VERSION } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
+import { execve } from '../linux/exec.js';
 import { closeFd } from '../linux/fd.js';
+import { handleFd } from '../linux/handle-fd.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type Audit, noAudit } from './audit.js';
-import type { CustodyKind, HostedFile, Peer } from './host-session.js';
-import { HostSessions } from './host-sessions.js';
+import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.js';
+import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
+import { KeeperLink, type KeptItem, noStore, type Store } from './keeper-link.js';
 import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
@@ -25,7 +29,8 @@ import { defaultLimits, type Limits } from './limits.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
-import { claimSocketPath, closeToStrangers } from './socket-path.js';
+import { checkSocketPath, claimSocketPath, closeToStrangers, keeperPath } from './socket-path.js';
+import { checkSuccessor } from './successor-check.js';
 
 /** How long the services stand still, at most, until the operator has read the last word before a kexec. */
 const FAREWELL_MS = 200;
@@ -38,6 +43,8 @@ export interface LuodOptions {
   readonly audit?: Audit;
   /** Users of this group may connect, too, and have sessions of their own. */
   readonly group?: number | undefined;
+  /** Keep everything with a keeper, which waits so many milliseconds for the next luod when this one is killed. */
+  readonly keeperPatienceMs?: number | undefined;
 }
 
 export interface LuodStatus {
@@ -70,6 +77,8 @@ export interface SessionStatus {
 }
 
 interface Client {
+  /** Its group in the keeper. */
+  readonly group: string;
   readonly peer: Peer;
   wire: Wire | undefined;
   image: ImageProcess | undefined;
@@ -86,15 +95,26 @@ export class Luod {
   readonly #clients = new Set<Client>();
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
+  readonly #keeper: KeeperLink | undefined;
+  readonly #store: Store;
+  #nextClient = 1;
   #isLeaving = false;
 
-  private constructor(options: LuodOptions) {
+  private constructor(options: LuodOptions, keeper: KeeperLink | undefined) {
     this.#options = options;
+    this.#keeper = keeper;
+    this.#store = keeper ?? noStore;
+    keeper?.onLost(() =>
+      options.log(
+        'the keeper is gone: if luod is killed now, every session ends; start luod again when it suits',
+      ),
+    );
     this.#limits = options.limits ?? defaultLimits();
     this.#hosted = new HostSessions({
       limits: this.#limits,
       audit: options.audit ?? noAudit,
       log: options.log,
+      store: this.#store,
     });
     // Paused, because Node must not read from what becomes a Wire: its reads would drop descriptors.
     this.#server = createServer({ pauseOnConnect: true }, (socket) => {
@@ -106,22 +126,85 @@ export class Luod {
     });
   }
 
-  /** @throws {LiveUpdateError} EADDRINUSE, EACCES, EPERM, EINVAL: see `claimSocketPath`. */
+  /**
+   * Listens; with a keeper, takes over first what a luod before this one left there.
+   * @throws {LiveUpdateError} EADDRINUSE, EACCES, EPERM, EINVAL: see `claimSocketPath`; ECHILD when the keeper does not start.
+   */
   static async listen(options: LuodOptions): Promise<Luod> {
-    await claimSocketPath(options.socket);
-    const luod = new Luod(options);
+    const { keeperPatienceMs: patience, socket } = options;
+    if (patience === undefined) {
+      await claimSocketPath(socket);
+      const luod = new Luod(options, undefined);
+      await luod.#listen(undefined);
+      return luod;
+    }
+    const { link, items } = await openKeeper(socket, patience);
+    try {
+      const luod = new Luod(options, link);
+      const listener = luod.#restore(items);
+      if (listener === undefined) await claimSocketPath(socket);
+      await luod.#listen(listener);
+      return luod;
+    } catch (error) {
+      // With nothing to keep it need not wait for the next one.
+      if (items.length === 0) link.bye();
+      throw error;
+    }
+  }
+
+  /** @param listener The listening socket of the luod before; undefined to make one. */
+  async #listen(listener: number | undefined): Promise<void> {
+    const { socket: path, group, version } = this.#options;
     // The mode counts from the first moment: between bind and chmod a stranger could connect.
     const umask = process.umask(0o177);
     try {
       await new Promise<void>((resolve, reject) => {
-        luod.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
-        luod.#server.listen(options.socket, resolve);
+        this.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
+        this.#server.listen(listener === undefined ? { path } : { fd: listener }, resolve);
       });
-      closeToStrangers(options.socket, options.group);
+      closeToStrangers(path, group);
     } finally {
       process.umask(umask);
     }
-    return luod;
+    // Node does not know the path of a listener that it did not bind, which has to go with the server.
+    if (listener !== undefined) (this.#server as { _pipeName?: string })._pipeName = path;
+    else this.#store.put(LISTENER, 'socket', { version }, [handleFd(this.#server) as number]);
+  }
+
+  /** Takes over what the keeper has. @returns the listening socket. */
+  #restore(items: readonly KeptItem[]): number | undefined {
+    const groups = new Map<string, KeptItem[]>();
+    for (const item of items) {
+      const group = groups.get(item.group);
+      if (group === undefined) groups.set(item.group, [item]);
+      else group.push(item);
+    }
+    let listener: number | undefined;
+    const restored: HostSession[] = [];
+    for (const [group, own] of groups) {
+      if (group === LISTENER) listener = own[0]?.fds[0];
+      else if (group.startsWith(GROUP)) {
+        try {
+          restored.push(this.#hosted.restore(own));
+        } catch (error) {
+          this.#options.log(
+            `a session of the luod before cannot be taken over: ${LiveUpdateError.from(error).message}`,
+          );
+        }
+      } else if (group.startsWith(CLIENT)) {
+        this.#nextClient = Math.max(this.#nextClient, Number(group.slice(CLIENT.length)) + 1);
+        this.#adopt(own[0]?.fds[0] as number, group);
+      }
+    }
+    // First whose owner died meanwhile, so that names are free when somebody asks for them.
+    for (const session of restored) session.resume();
+    for (const client of this.#clients) client.wire?.send({ type: 'restarted' });
+    if (items.length > 0) {
+      this.#options.log(
+        `took over ${restored.length} sessions and ${this.#clients.size} clients from the luod before`,
+      );
+    }
+    return listener;
   }
 
   get socket(): string {
@@ -171,26 +254,38 @@ export class Luod {
       closeFd(fd);
       throw new LiveUpdateError('EACCES', `uid ${peer.uid} may not use this luod`);
     }
-    const client: Client = { peer, wire: undefined, image: undefined, isOperator: isMember };
-    const { lineBytes, stallMs, clients } = this.#limits;
+    if (this.#clients.size >= this.#limits.clients) {
+      const full = new LiveUpdateError('EMFILE', `luod has ${this.#limits.clients} clients, all that it may`);
+      const wire = new Wire(fd, { message: () => undefined, closed: () => undefined });
+      wire.send({ type: 'refused', error: errorReply(full) });
+      wire.close();
+      return;
+    }
+    this.#adopt(fd, undefined);
+  }
+
+  /** @param restored The group of a client of the luod before; undefined for a new one. */
+  #adopt(fd: number, restored: string | undefined): void {
+    const peer = peerCredentials(fd);
+    const group = restored ?? `${CLIENT}${this.#nextClient++}`;
+    const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
+    const client: Client = { group, peer, wire: undefined, image: undefined, isOperator };
+    const { lineBytes, stallMs } = this.#limits;
     client.wire = new Wire(
       fd,
       {
         message: (message, fds) => this.#message(client, message, fds),
         closed: () => {
           this.#clients.delete(client);
+          this.#store.drop(group);
           client.image?.disconnected();
         },
       },
       { lineBytes, stallMs },
+      { skipTo: restored === undefined ? undefined : 'resume' },
     );
-    if (this.#clients.size >= clients) {
-      const full = new LiveUpdateError('EMFILE', `luod has ${clients} clients, all that it may`);
-      client.wire.send({ type: 'refused', error: errorReply(full) });
-      client.wire.close();
-      return;
-    }
     this.#clients.add(client);
+    if (restored === undefined) this.#store.put(group, 'socket', {}, [fd]);
   }
 
   #message(client: Client, message: WireMessage, fds: number[]): void {
@@ -209,6 +304,7 @@ export class Luod {
     // An operator has no descriptors to give.
     for (const fd of fds) closeFd(fd);
     const { id } = message;
+    if (message.type === 'resume') return;
     try {
       const request = parseRequest(message);
       if (!client.isOperator && !OPEN_TO_ALL.has(request.type)) {
@@ -254,6 +350,9 @@ export class Luod {
             (error: unknown) => wire.send(refusal(id, error)),
           );
           break;
+        case 'self_update':
+          this.#selfUpdate(wire, id, request).catch((error: unknown) => wire.send(refusal(id, error)));
+          break;
         case 'goodbye':
           client.goodbye?.();
           break;
@@ -289,6 +388,37 @@ export class Luod {
       type: 'refused',
       error: { code: 'EPERM', message: 'no image with this secret is expected' },
     });
+  }
+
+  /**
+   * Replaces this program by another version of itself, in place. What it holds is with the keeper, from which the next one takes it
+   * as after a death; so the answer is the next one's.
+   */
+  async #selfUpdate(
+    wire: Wire,
+    id: unknown,
+    request: { binary?: string | undefined; retry?: boolean | undefined },
+  ): Promise<void> {
+    const { version, socket, log } = this.#options;
+    if (request.retry === true) {
+      wire.send({ type: 'reply', id, ok: true, version, pid: process.pid, sessions: this.#hosted.count });
+      return;
+    }
+    if (this.#keeper?.isOpen !== true || this.#services.size > 0) {
+      const text =
+        this.#services.size > 0
+          ? 'a luod that runs a program cannot be replaced yet'
+          : 'it runs without a keeper';
+      throw new LiveUpdateError('EOPNOTSUPP', text, { operation: 'self-update' });
+    }
+    const script = request.binary ?? (process.argv[1] as string);
+    await checkSuccessor(script, keeperPath(socket));
+    log(`replaces itself by ${script}`);
+    execve(
+      process.execPath,
+      [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)],
+      process.env,
+    );
   }
 
   /** Sends a session's descriptor, which is the client's alone. */
@@ -395,8 +525,37 @@ export class Luod {
   close(): void {
     this.#server.close();
     this.#hosted.close();
+    this.#keeper?.bye();
     for (const client of this.#clients) client.wire?.close();
     this.#clients.clear();
+  }
+}
+
+/** How long a keeper may take to see that its luod is dead. */
+const KEEPER_MS = 1000;
+const KEEPER_RETRY_MS = 20;
+
+/** Groups in the keeper. */
+const LISTENER = 'listener';
+const CLIENT = 'client ';
+
+/** @throws {LiveUpdateError} EADDRINUSE when a living luod has the keeper. */
+async function openKeeper(socket: string, patience: number): ReturnType<typeof KeeperLink.open> {
+  const path = keeperPath(socket);
+  checkSocketPath(path);
+  const started = performance.now();
+  for (;;) {
+    try {
+      return await KeeperLink.open(path, patience);
+    } catch (error) {
+      if (LiveUpdateError.from(error).code !== 'EBUSY') throw error;
+      // It may not have heard yet of the death of the last luod.
+      if (performance.now() - started > KEEPER_MS) {
+        const text = `a luod listens at ${socket} already; choose another path with --socket`;
+        throw new LiveUpdateError('EADDRINUSE', text, { cause: error });
+      }
+      await delay(KEEPER_RETRY_MS);
+    }
   }
 }
 

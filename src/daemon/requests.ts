@@ -70,6 +70,14 @@ const kexec = z.object({
   deadlines,
 });
 
+const selfUpdate = z.object({
+  type: z.literal('self_update'),
+  id,
+  binary: path.optional(),
+  /** Asked before: luod was replaced since, which is the answer. */
+  retry: z.boolean().optional(),
+});
+
 /** The answer to a farewell: it was read. */
 const goodbye = z.object({ type: z.literal('goodbye'), id });
 
@@ -80,6 +88,7 @@ const request = z.discriminatedUnion('type', [
   update,
   kexec,
   goodbye,
+  selfUpdate,
   createSession,
   retrieveSession,
   dropSession,

@@ -11,11 +11,14 @@ const token = z
   .transform((value) => BigInt(value))
   .refine((value) => value <= U64_MAX, 'larger than a u64');
 
+/** Asked before, and maybe done: luod was replaced before it could answer. */
+const retry = z.boolean().optional();
+
 const reserved = z.number().int().optional();
 
 const request = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('preserve_fd'), id: requestId, token }),
-  z.object({ type: z.literal('unpreserve_fd'), id: requestId, token }),
+  z.object({ type: z.literal('preserve_fd'), id: requestId, token, retry }),
+  z.object({ type: z.literal('unpreserve_fd'), id: requestId, token, retry }),
   z.object({ type: z.literal('retrieve_fd'), id: requestId, token }),
   z.object({ type: z.literal('finish'), id: requestId, reserved }),
   z.object({ type: z.literal('get_name'), id: requestId, reserved }),

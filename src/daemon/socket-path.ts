@@ -13,16 +13,29 @@ import { closeFd } from '../linux/fd.js';
 /** sun_path without its NUL: unix(7). */
 const MAX_PATH_BYTES = 107;
 
+/** Where the keeper of the luod at `socket` listens. */
+export function keeperPath(socket: string): string {
+  return `${socket}.keeper`;
+}
+
+/**
+ * Whether a socket may stand there: the folder's, not the socket's own.
+ * @throws {LiveUpdateError} EINVAL for a path that is too long; EACCES, ENOTDIR for the folder.
+ */
+export function checkSocketPath(path: string): void {
+  if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
+    throw new LiveUpdateError('EINVAL', `a unix socket's path has at most ${MAX_PATH_BYTES} bytes: ${path}`);
+  }
+  checkFolder(dirname(path));
+}
+
 /**
  * Makes `path` free to listen on.
  * @throws {LiveUpdateError} EINVAL for a path that is too long; EADDRINUSE when a luod listens there, or the path is no
  *   socket; EACCES when the folder belongs to somebody else or others may write to it; EPERM for somebody else's socket.
  */
 export async function claimSocketPath(path: string): Promise<void> {
-  if (Buffer.byteLength(path) > MAX_PATH_BYTES) {
-    throw new LiveUpdateError('EINVAL', `a unix socket's path has at most ${MAX_PATH_BYTES} bytes: ${path}`);
-  }
-  checkFolder(dirname(path));
+  checkSocketPath(path);
   let stat: ReturnType<typeof lstatSync>;
   try {
     stat = lstatSync(path);

@@ -70,9 +70,21 @@ export class Wire {
   #open = true;
   #reading = false;
   #stall: NodeJS.Timeout | undefined;
+  /** The type of the message up to which everything is thrown away; undefined when everything is delivered. */
+  #skippingTo: string | undefined;
 
-  /** @param fd A connected unix stream socket; the wire owns it from now on. */
-  constructor(fd: number, events: WireEvents, limits: Partial<WireLimits> = {}) {
+  /**
+   * @param fd A connected unix stream socket; the wire owns it from now on.
+   * @param options.skipTo For a socket that another process has read from, maybe to the middle of a line: everything is thrown
+   *   away up to a message of this type, which is delivered.
+   */
+  constructor(
+    fd: number,
+    events: WireEvents,
+    limits: Partial<WireLimits> = {},
+    options: { skipTo?: string | undefined } = {},
+  ) {
+    this.#skippingTo = options.skipTo;
     this.#fd = fd;
     this.#events = events;
     this.#limits = { ...WIRE_LIMITS, ...limits };
@@ -272,7 +284,30 @@ export class Wire {
     }
   }
 
+  /** A line of which it is not known whether it is whole: only the one that is waited for counts. */
+  #skip(line: Uint8Array): void {
+    let message: unknown;
+    try {
+      message = JSON.parse(Buffer.from(line).toString('utf8'));
+    } catch {
+      // The rest of what another process began to read.
+      message = undefined;
+    }
+    // Descriptors come with the first byte of their line. What is left of a line has none; a whole one has its own, and those
+    // behind it, which may have come in the same read, are the next one's.
+    if (!isMessage(message)) return;
+    const count = typeof message.fds === 'number' && message.fds > 0 ? message.fds : 0;
+    for (const fd of this.#fds.splice(0, count)) closeFd(fd);
+    if (message.type !== this.#skippingTo) return;
+    this.#skippingTo = undefined;
+    this.#events.message(message, []);
+  }
+
   #deliver(line: Uint8Array): void {
+    if (this.#skippingTo !== undefined) {
+      this.#skip(line);
+      return;
+    }
     let message: unknown;
     try {
       message = JSON.parse(Buffer.from(line.buffer, line.byteOffset, line.length).toString('utf8'));

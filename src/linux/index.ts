@@ -1,4 +1,5 @@
 /** The kernel's interfaces, one thin file each. */
+export * from './exec.js';
 export * from './fd.js';
 export * from './fd-facts.js';
 export * from './kcmp.js';

@@ -87,6 +87,9 @@ export const libc = {
     'int bind(int fd, void *address, unsigned int length)',
   ),
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
+  execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
+    'int execve(const char *path, void *argv, void *envp)',
+  ),
   sync: declare<() => void>('void sync()'),
   reboot: declare<(command: number) => number>('int reboot(int command)'),
   /** syscall(2), in the shape of kcmp(2), which no libc wraps. */

@@ -11,45 +11,63 @@ import { cli } from './luod-process.js';
 export class Host {
   readonly folder: string;
   readonly socket: string;
-  readonly #child: ChildProcess;
-  readonly exited: Promise<number | null>;
+  readonly #flags: readonly string[];
+  #child: ChildProcess | undefined;
+  #exited: Promise<number | null> = Promise.resolve(0);
   stderr = '';
 
-  private constructor(folder: string, child: ChildProcess) {
-    this.folder = folder;
-    this.socket = join(folder, 'run', 'host.sock');
-    this.#child = child;
-    this.exited = once(child, 'exit').then(([code]) => code as number | null);
+  private constructor(flags: readonly string[]) {
+    this.folder = mkdtempSync(join(tmpdir(), 'liveupdate-host-'));
+    this.socket = join(this.folder, 'run', 'host.sock');
+    this.#flags = flags;
   }
 
   static async start(flags: readonly string[] = []): Promise<Host> {
-    const folder = mkdtempSync(join(tmpdir(), 'liveupdate-host-'));
-    const args = [
-      'serve',
-      '--socket',
-      join(folder, 'run', 'host.sock'),
-      '--audit',
-      join(folder, 'audit'),
-      ...flags,
-    ];
-    const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-    const host = new Host(folder, child);
-    const lines = createInterface({ input: child.stderr as NodeJS.ReadableStream });
-    const listens = new Promise<void>((resolve, reject) => {
-      lines.on('line', (line) => {
-        host.stderr += `${line}\n`;
-        if (/listens at/.test(line)) resolve();
-      });
-      child.once('exit', (code) => reject(new Error(`luod ended with ${code}:\n${host.stderr}`)));
-    });
-    await listens;
+    const host = new Host(flags);
+    await host.spawn();
     return host;
   }
 
+  /** Starts luod; again after its death. */
+  async spawn(): Promise<void> {
+    const args = ['serve', '--socket', this.socket, '--audit', join(this.folder, 'audit'), ...this.#flags];
+    const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    this.#child = child;
+    this.#exited = once(child, 'exit').then(([code]) => code as number | null);
+    const lines = createInterface({ input: child.stderr as NodeJS.ReadableStream });
+    await new Promise<void>((resolve, reject) => {
+      lines.on('line', (line) => {
+        this.stderr += `${line}\n`;
+        if (/listens at/.test(line)) resolve();
+      });
+      child.once('exit', (code) => reject(new Error(`luod ended with ${code}:\n${this.stderr}`)));
+    });
+  }
+
+  /** SIGKILL; resolves when it is dead. */
+  async kill(): Promise<void> {
+    this.#child?.kill('SIGKILL');
+    await this.#exited;
+  }
+
   get pid(): number {
-    return this.#child.pid as number;
+    return this.#child?.pid as number;
+  }
+
+  /** The keeper's pid: the process that has its socket on its command line. */
+  get keeperPid(): number {
+    for (const name of readdirSync('/proc')) {
+      if (!/^\d+$/.test(name)) continue;
+      try {
+        const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0');
+        if (words.includes(`${this.socket}.keeper`)) return Number(name);
+      } catch {
+        // It ended while we looked.
+      }
+    }
+    throw new Error('there is no keeper');
   }
 
   connect(): Promise<LuodClient> {
@@ -61,6 +79,11 @@ export class Host {
     return readdirSync(`/proc/${this.pid}/fd`).length;
   }
 
+  /** Descriptors that the keeper has open. */
+  get keeperFds(): number {
+    return readdirSync(`/proc/${this.keeperPid}/fd`).length;
+  }
+
   /** The audit's lines. */
   audit(): { event: string; session: string; result: string; uid: number; pid: number; kind?: string }[] {
     return readFileSync(join(this.folder, 'audit'), 'utf8')
@@ -70,8 +93,9 @@ export class Host {
   }
 
   async stop(): Promise<number | null> {
-    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill('SIGTERM');
-    const code = await this.exited;
+    const child = this.#child;
+    if (child?.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
+    const code = await this.#exited;
     rmSync(this.folder, { recursive: true, force: true });
     return code;
   }

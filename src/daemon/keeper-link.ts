@@ -1,0 +1,152 @@
+/** luod's end of its conversation with the keeper (keeper.ts): everything is told before it is answered for. */
+import { spawn } from 'node:child_process';
+import { unlinkSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { LiveUpdateError } from '../core/errors.js';
+import { withResolvers } from '../core/resolvers.js';
+import { dial } from '../handover/dial.js';
+import { Wire, type WireMessage } from '../handover/wire.js';
+
+const PROCESS = fileURLToPath(new URL('./keeper-process.js', import.meta.url));
+/** How long luod waits for the keeper to take what it is told. It does nothing else. */
+const FLUSH_MS = 5000;
+
+export interface KeptItem {
+  readonly group: string;
+  readonly item: string;
+  readonly record: unknown;
+  /** The receiver's to close. */
+  readonly fds: number[];
+}
+
+/** Where things are put so that they outlive luod. */
+export interface Store {
+  put(group: string, item: string, record: object, fds: readonly number[]): void;
+  /** A new record for descriptors that were put before. */
+  amend(group: string, item: string, record: object): void;
+  drop(group: string, item?: string): void;
+}
+
+/** Keeps nothing: for a luod that may not be killed. */
+export const noStore: Store = { put: () => undefined, amend: () => undefined, drop: () => undefined };
+
+export class KeeperLink implements Store {
+  readonly #wire: Wire;
+  readonly #items: KeptItem[] = [];
+  readonly #told = withResolvers<void>();
+  #lost: (() => void) | undefined;
+
+  private constructor(fd: number) {
+    this.#told.promise.catch(() => undefined);
+    this.#wire = new Wire(fd, {
+      message: (message, fds) => this.#take(message, fds),
+      closed: (error) => {
+        this.#told.reject(error ?? new LiveUpdateError('EPIPE', 'the keeper is gone'));
+        this.#lost?.();
+      },
+    });
+  }
+
+  /**
+   * Finds the keeper that a luod before this one left, or starts one.
+   * @param patienceMs How long it shall wait for a next luod when this one is killed.
+   * @returns the link, and what was kept.
+   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it; ECHILD when it does not start.
+   */
+  static async open(path: string, patienceMs: number): Promise<{ link: KeeperLink; items: KeptItem[] }> {
+    let fd: number;
+    try {
+      fd = await dial(path);
+    } catch (error) {
+      const { code } = LiveUpdateError.from(error);
+      if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
+      await start(path, patienceMs);
+      fd = await dial(path);
+    }
+    const link = new KeeperLink(fd);
+    return { link, items: await link.#all('open') };
+  }
+
+  /** Looks at what is kept, and leaves it. @throws {LiveUpdateError} ENOENT, ECONNREFUSED when there is no keeper. */
+  static async look(path: string): Promise<KeptItem[]> {
+    const link = new KeeperLink(await dial(path));
+    try {
+      return await link.#all('take');
+    } finally {
+      link.#wire.close();
+    }
+  }
+
+  #all(word: 'open' | 'take'): Promise<KeptItem[]> {
+    this.#wire.send({ type: word });
+    return this.#told.promise.then(() => this.#items.splice(0));
+  }
+
+  #take(message: WireMessage, fds: number[]): void {
+    if (message.type === 'item') {
+      const { group, item, record } = message as unknown as KeptItem;
+      this.#items.push({ group, item, record, fds });
+    } else if (message.type === 'end') this.#told.resolve();
+    else if (message.type === 'refused') {
+      const { code, message: text } = message.error as { code: string; message: string };
+      this.#told.reject(LiveUpdateError.from(Object.assign(new Error(text), { code })));
+    }
+  }
+
+  get isOpen(): boolean {
+    return this.#wire.isOpen;
+  }
+
+  /** Told when the keeper is gone, which luod then has to replace. */
+  onLost(lost: () => void): void {
+    this.#lost = lost;
+  }
+
+  put(group: string, item: string, record: object, fds: readonly number[]): void {
+    this.#tell({ type: 'put', group, item, record }, fds);
+  }
+
+  amend(group: string, item: string, record: object): void {
+    this.#tell({ type: 'put', group, item, record, keep: true }, []);
+  }
+
+  drop(group: string, item?: string): void {
+    this.#tell({ type: 'drop', group, item }, []);
+  }
+
+  #tell(message: WireMessage, fds: readonly number[]): void {
+    this.#wire.send(message, fds);
+    // What is in the socket reaches the keeper whatever becomes of luod; what waits in luod would not.
+    if (this.#wire.isOpen) this.#wire.flushNow(FLUSH_MS);
+  }
+
+  /** An orderly end: the keeper ends, too. */
+  bye(): void {
+    this.#lost = undefined;
+    this.#tell({ type: 'bye' }, []);
+    this.#wire.close();
+  }
+}
+
+async function start(path: string, patienceMs: number): Promise<void> {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    // A keeper that died leaves its socket, one that ended in order does not.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw LiveUpdateError.from(error);
+  }
+  // In a session of its own: what is meant for luod and its terminal must not reach it.
+  const child = spawn(process.execPath, [PROCESS, path, String(patienceMs)], {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    cwd: '/',
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.stdout.once('data', () => resolve());
+    child.once('error', (error) => reject(LiveUpdateError.from(error)));
+    child.once('exit', (code) => reject(new LiveUpdateError('ECHILD', `the keeper ended with ${code}`)));
+  });
+  child.removeAllListeners();
+  child.stdout.destroy();
+  child.unref();
+}
