@@ -230,7 +230,8 @@ export class Wire {
           this.#fail(new LiveUpdateError('EPROTO', 'more descriptors than a message may own'));
           return;
         }
-        this.#feed(received.bytes);
+        // A copy: the bytes are in the buffer of all calls, which an answer to the first line would fill before the second is read.
+        this.#feed(Buffer.from(received.bytes));
       }
     } catch (error) {
       this.#fail(error);
@@ -279,8 +280,7 @@ export class Wire {
         this.#fail(new LiveUpdateError('EPROTO', `a line of more than ${this.#limits.lineBytes} bytes`));
         return;
       }
-      // A copy: the bytes are the receive buffer's, which the next call fills again.
-      this.#line.push(Buffer.from(bytes.subarray(start)));
+      this.#line.push(bytes.subarray(start));
     }
   }
 

@@ -51,6 +51,66 @@ function rawPair(limits: Partial<WireLimits> = {}): [number, End] {
 }
 
 describe('wire', () => {
+  it('delivers lines that came at once whole, whatever is sent between them', async () => {
+    const [raw, b] = socketPair();
+    const got: WireMessage[] = [];
+    let done!: () => void;
+    const all = new Promise<void>((resolve) => {
+      done = resolve;
+    });
+    const wire: Wire = new Wire(b, {
+      message: (message) => {
+        got.push(message);
+        // As an answer does: it goes through the same buffers as what is read.
+        wire.send({ type: 'answer', text: 'x'.repeat(5000) });
+        if (got.length === 50) done();
+      },
+      closed: () => undefined,
+    });
+    const lines = Array.from({ length: 50 }, (_, id) => `{"type":"ask","id":${id}}\n`).join('');
+    sendFds(raw, Buffer.from(lines), []);
+    await all;
+    expect(got.map(({ id }) => id)).toEqual(Array.from({ length: 50 }, (_, id) => id));
+    wire.close();
+    closeFd(raw);
+  });
+
+  it('throws away what another process began to read, up to the word it waits for', async () => {
+    const [raw, b] = socketPair();
+    const got: { type: string; fds: number }[] = [];
+    let done!: () => void;
+    const all = new Promise<void>((resolve) => {
+      done = resolve;
+    });
+    const wire = new Wire(
+      b,
+      {
+        message: ({ type }, fds) => {
+          for (const fd of fds) closeFd(fd);
+          got.push({ type, fds: fds.length });
+          if (type === 'after') done();
+        },
+        closed: () => undefined,
+      },
+      {},
+      { skipTo: 'resume' },
+    );
+    const fd = openSync('/dev/null', 'r');
+    sendFds(raw, Buffer.from('rest of a line","fds":1}\n'), []);
+    sendFds(raw, Buffer.from('{"type":"whole","fds":1}\n'), [fd]);
+    sendFds(raw, Buffer.from('half of a line{"type":"resume"}\n{"type":"resume"}\n'), []);
+    // In one read with the line before, descriptor and all.
+    sendFds(raw, Buffer.from('{"type":"after","fds":1}\n'), [fd]);
+    await all;
+    expect(got).toEqual([
+      { type: 'resume', fds: 0 },
+      { type: 'after', fds: 1 },
+    ]);
+    wire.close();
+    closeFd(fd);
+    closeFd(raw);
+  });
+
   it('brings messages and their descriptors whole and in order', async () => {
     await fc.assert(
       fc.asyncProperty(
