@@ -404,7 +404,9 @@ export class HostSession {
   /** The last descriptor of the client's was closed. */
   #detached(): void {
     this.#forgetSocket();
-    const isKept = this.custody === 'hold' && !this.#finished;
+    // Without files there is nothing to hold, and nobody shall find it in the place of one that has some: it may be one whose
+    // creator never heard of it, and made it again.
+    const isKept = this.custody === 'hold' && !this.#finished && this.#files.size > 0;
     if (!isKept) {
       this.#end();
       this.audit('release', 'ok');

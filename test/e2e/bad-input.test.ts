@@ -132,7 +132,7 @@ describe('luoctl refuses with one line', () => {
     expect(code).toBe(1);
     expect(JSON.parse(stdout)).toEqual({
       ok: false,
-      error: { code: 'ENOENT', message: "ENOENT: no service 'chat'; there is 'echo'" },
+      error: { code: 'ENOENT', errno: -2, message: "ENOENT: no service 'chat'; there is 'echo'" },
     });
     await luod.stop();
   });

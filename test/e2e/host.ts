@@ -14,6 +14,8 @@ export class Host {
   readonly #flags: readonly string[];
   #child: ChildProcess | undefined;
   #exited: Promise<number | null> = Promise.resolve(0);
+  /** Of every luod's stderr, which the keeper has as well. */
+  readonly #closed: Promise<unknown>[] = [];
   stderr = '';
 
   private constructor(flags: readonly string[]) {
@@ -36,6 +38,7 @@ export class Host {
     });
     this.#child = child;
     this.#exited = once(child, 'exit').then(([code]) => code as number | null);
+    this.#closed.push(once(child, 'close'));
     const lines = createInterface({ input: child.stderr as NodeJS.ReadableStream });
     await new Promise<void>((resolve, reject) => {
       lines.on('line', (line) => {
@@ -96,6 +99,7 @@ export class Host {
     const child = this.#child;
     if (child?.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
     const code = await this.#exited;
+    await Promise.all(this.#closed);
     rmSync(this.folder, { recursive: true, force: true });
     return code;
   }

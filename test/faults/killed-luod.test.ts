@@ -87,7 +87,8 @@ describe('deaths of luod and of its clients', () => {
         if (session === undefined) return;
         session.handle?.close();
         session.handle = undefined;
-        if (session.custody === 'release') sessions.splice(sessions.indexOf(session), 1);
+        if (session.custody === 'release' || session.files.size === 0)
+          sessions.splice(sessions.indexOf(session), 1);
       } else if (what < 0.85) {
         const session = pick(sessions.filter(({ handle }) => handle === undefined));
         if (session === undefined) return;
@@ -140,7 +141,9 @@ describe('deaths of luod and of its clients', () => {
       for (let turns = Math.floor(next() * 6); turns > 0; turns--) await nextTurn();
       if (next() < 0.15) {
         const session = pick(
-          sessions.filter(({ handle, custody }) => handle !== undefined && custody === 'hold'),
+          sessions.filter(
+            ({ handle, custody, files }) => handle !== undefined && custody === 'hold' && files.size > 0,
+          ),
         );
         // A client that dies with luod.
         if (session !== undefined && isDone) {
@@ -187,8 +190,8 @@ describe('deaths of luod and of its clients', () => {
       if (claimed) await handle?.finish();
       handle?.close();
     }
-    for (const { name, claimed, custody } of sessions) {
-      if (claimed || custody === 'release') continue;
+    for (const { name, claimed, custody, files } of sessions) {
+      if (claimed || custody === 'release' || files.size === 0) continue;
       while (
         (await client()
           .dropSession(name)
