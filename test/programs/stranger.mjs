@@ -1,10 +1,15 @@
-// What a user of the socket's group, who is not luod's, is answered: one line of JSON.
+// What a user of the socket's group, who is not luod's, is answered: one line of JSON. Started by root, which it stops being.
 
 import { createConnection } from 'node:net';
 import { createInterface } from 'node:readline';
 import { LuodClient } from '../../dist/index.js';
 
 const socket = process.argv[2];
+const uid = Number(process.argv[3]);
+// Only now, with everything loaded: the checkout may be closed to strangers.
+process.setgroups([uid]);
+process.setgid(uid);
+process.setuid(uid);
 const client = await LuodClient.connect(socket);
 const answers = {};
 const note = async (name, work) => {
