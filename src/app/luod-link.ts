@@ -81,6 +81,11 @@ export class LuodLink {
     this.#wire.send(toWire(message), fds);
   }
 
+  /** Answers a luod that took over: from here on it hears this image. The first of two may end a line that was begun. */
+  resume(): void {
+    for (let time = 0; time < 2; time++) this.send({ type: 'resume' });
+  }
+
   /** Tells luod what failed here. */
   report(phase: Phase, error: LiveUpdateError): void {
     this.send({ type: 'failed', phase, error: { code: error.code, message: error.message } });

@@ -102,6 +102,11 @@ export class Predecessor {
     });
   }
 
+  /** Everything is preserved, and the freeze has not begun. */
+  get isPreserved(): boolean {
+    return this.#state === 'preserved';
+  }
+
   get isFrozen(): boolean {
     return this.#state === 'frozen';
   }

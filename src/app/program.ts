@@ -28,6 +28,7 @@ import {
   ENV_IMAGE,
   ENV_SOCKET,
   type ErrorReport,
+  type ImageToLuod,
   type LuodToImage,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
@@ -72,6 +73,7 @@ const ANNOUNCED_PER_TURN = 50;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
+  readonly command: readonly string[] | undefined;
   reject(error: LiveUpdateError): void;
 }
 
@@ -94,6 +96,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   #predecessor: Predecessor | undefined;
   #updateOver: Resolvers<void> | undefined;
   #waiting: Waiting | undefined;
+  /** The word to luod by which this image came to serve, or is about to. */
+  #lastWord: ImageToLuod | undefined;
 
   private constructor() {
     super();
@@ -145,7 +149,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         ...options,
         directFd,
         commitFd,
-        sendReady: () => link.send({ type: 'ready' }),
+        sendReady: () => this.#say({ type: 'ready' }),
         failed: (error) => link.report('retrieve', error),
       });
     }
@@ -325,6 +329,11 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
+  #say(word: ImageToLuod): void {
+    this.#lastWord = word;
+    this.#link?.send(word);
+  }
+
   /** Gives luod a duplicate, so that the file outlives a crash of this process. */
   #hold({ session, file }: Kept): void {
     const link = this.#link;
@@ -368,7 +377,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
-      link?.send(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
+      this.#say(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
       for (const kept of this.#kept.values()) {
         if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
       }
@@ -408,9 +417,30 @@ export class Program extends EventEmitter<ProgramEvents> {
     if (this.#waiting !== undefined)
       throw new LiveUpdateError('EBUSY', 'an update is under way', { operation: 'update' });
     return new Promise<never>((_resolve, reject) => {
-      this.#waiting = { reject };
-      link.send({ type: 'update', id: 1, ...(command === undefined ? {} : { command: [...command] }) });
+      this.#waiting = { command, reject };
+      this.#askForUpdate();
     });
+  }
+
+  #askForUpdate(): void {
+    if (this.#waiting === undefined) return;
+    const { command } = this.#waiting;
+    this.#link?.send({ type: 'update', id: 1, ...(command === undefined ? {} : { command: [...command] }) });
+  }
+
+  /**
+   * The next luod is there. It knows what the last one had noted, and throws away what was on its way to that one; so it is told
+   * again, in an order in which nothing depends on what it knows.
+   */
+  #tellAgain(): void {
+    const link = this.#link;
+    if (link === undefined) return;
+    link.resume();
+    // A halted image has told everything before, and its successor holds from now on.
+    if (this.#predecessor?.isFrozen !== true) for (const kept of this.#kept.values()) this.#hold(kept);
+    if (this.#lastWord !== undefined) link.send(this.#lastWord);
+    if (this.#predecessor !== undefined) link.send({ type: 'updating' });
+    else this.#askForUpdate();
   }
 
   #take(message: LuodToImage, fds: number[]): void {
@@ -423,7 +453,8 @@ export class Program extends EventEmitter<ProgramEvents> {
         break;
       case 'unfreeze':
         this.#predecessor?.decide('unfreeze', message.reason);
-        if (this.#predecessor?.isFrozen === false) void this.#rollback(message.reason);
+        if (this.#predecessor === undefined) this.#link?.send({ type: 'unfrozen' });
+        else if (!this.#predecessor.isFrozen) void this.#rollback(message.reason);
         break;
       case 'finish':
         this.#predecessor?.decide('finish', undefined);
@@ -439,6 +470,9 @@ export class Program extends EventEmitter<ProgramEvents> {
         );
         break;
       }
+      case 'restarted':
+        this.#tellAgain();
+        break;
       default:
         // A newer luod may say more than this version knows.
         break;
@@ -474,7 +508,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   async #freeze(): Promise<void> {
     const predecessor = this.#predecessor;
     const link = this.#link;
-    if (predecessor === undefined || link === undefined) return;
+    // A luod that took the update over says it again, in case the last one did not come to it.
+    if (predecessor === undefined || link === undefined || !predecessor.isPreserved) return;
     try {
       const verdict = await predecessor.freeze();
       if (verdict === 'finish') this.#leave(predecessor);

@@ -1,4 +1,5 @@
 /** One question to luod and its answer, over its socket. */
+import { randomUUID } from 'node:crypto';
 import { createConnection } from 'node:net';
 import { createInterface } from 'node:readline';
 import { LiveUpdateError } from '../core/errors.js';
@@ -16,6 +17,7 @@ export interface LuodEvent {
 }
 
 /**
+ * Asks, and asks again when another luod takes over before the answer.
  * @param event Told of what luod says before its answer.
  * @throws {LiveUpdateError} ENOENT or ECONNREFUSED when no luod listens there, EACCES when it is another user's, EPIPE when
  *   luod ended before it answered.
@@ -26,15 +28,24 @@ export async function ask(
   event: (message: LuodEvent) => void = () => undefined,
 ): Promise<Reply> {
   const socket = createConnection({ path });
+  const say = (message: object) => socket.write(`${JSON.stringify(message)}\n`);
+  // Known again by its key when luod is killed before it answers.
+  const question = { ...request, id: 1, key: randomUUID() };
   try {
-    socket.write(`${JSON.stringify({ ...request, id: 1 })}\n`);
+    say(question);
     const lines = createInterface({ input: socket, crlfDelay: Number.POSITIVE_INFINITY });
     for await (const line of lines) {
       const { type, id: _id, ...reply } = JSON.parse(line) as { type: string; id: unknown };
       if (type === 'reply') return reply as unknown as Reply;
+      if (type === 'restarted') {
+        // The next luod throws away what it finds up to a 'resume', the first of which may end a line that was begun.
+        for (const message of [{ type: 'resume' }, { type: 'resume' }, { ...question, retry: true }])
+          say(message);
+        continue;
+      }
       event({ type, ...reply });
       // It was printed: luod waits for that before it leaves the kernel.
-      if (type === 'farewell') socket.write(`${JSON.stringify({ type: 'goodbye' })}\n`);
+      if (type === 'farewell') say({ type: 'goodbye' });
     }
   } catch (error) {
     throw explain(error, path);

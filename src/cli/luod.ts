@@ -18,6 +18,8 @@ interface RunFlags {
   restart: RestartPolicy;
   maxRestarts: number;
   fresh?: boolean;
+  keepFor: number;
+  keeper: boolean;
 }
 
 const PASSED_ON: readonly NodeJS.Signals[] = ['SIGUSR1', 'SIGUSR2', 'SIGWINCH', 'SIGCONT'];
@@ -68,12 +70,14 @@ async function serve(flags: ServeFlags): Promise<void> {
   });
   const { length } = luod.sessions();
   log(`ends (${signal})${length === 0 ? '' : `, and with it ${length} sessions`}`);
+  await luod.stopServices(signal);
   luod.close();
 }
 
 async function run(command: string[], flags: RunFlags): Promise<void> {
   const socket = socketPath(flags.socket);
-  const luod = await Luod.listen({ socket, version: packageVersion(), log });
+  const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
+  const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs });
   // What the kernel keeps is asked for by name when the service starts; the index only tells what there is.
   await luod
     .recover()
@@ -81,7 +85,7 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
-  const service = luod.run({ name, command, restart, maxRestarts, fresh });
+  const service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh });
   for (const signal of ENDING) process.on(signal, () => service.stop(signal));
   for (const signal of PASSED_ON) process.on(signal, () => service.signal(signal));
   process.on('SIGHUP', () => {
@@ -90,6 +94,8 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
       .catch((error) => log(`${name}: ${LiveUpdateError.from(error).message}`));
   });
   process.exitCode = await service.stopped;
+  // Those that a luod before this one was told to run, at the same socket.
+  await luod.stopServices('SIGTERM');
   luod.close();
 }
 
@@ -114,6 +120,13 @@ program
       .default('on-failure'),
   )
   .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+  .option(
+    '--keep-for <time>',
+    'how long the program waits for the next luod when this one is killed',
+    duration,
+    3_600_000,
+  )
+  .option('--no-keeper', 'run without a keeper: if luod is killed, nothing manages the program any more')
   .option('--fresh', 'start with nothing, even if the kernel before a kexec kept something for this service')
   .addHelpText(
     'after',

@@ -22,8 +22,20 @@ export interface Held {
   readonly since: number;
 }
 
+/** Where what is held is noted, so that it outlives luod. */
+export interface CustodyStore {
+  hold(session: string, held: Held): void;
+  release(session: string): void;
+}
+
 export class Custody {
   readonly #held = new Map<string, Held>();
+  readonly #store: CustodyStore | undefined;
+
+  /** @param store Undefined for what is not in charge yet: its image will say it again. */
+  constructor(store?: CustodyStore) {
+    this.#store = store;
+  }
 
   get size(): number {
     return this.#held.size;
@@ -42,12 +54,24 @@ export class Custody {
 
   /** Takes over the descriptors; what was held under the name before is closed. */
   hold(session: string, held: Held): void {
-    this.release(session);
+    this.restore(session, held);
+    this.#store?.hold(session, held);
+  }
+
+  /** As `hold`, of what the store has already. */
+  restore(session: string, held: Held): void {
+    this.#close(session);
     this.#held.set(session, held);
   }
 
   /** @returns false when nothing is held under the name. */
   release(session: string): boolean {
+    if (!this.#close(session)) return false;
+    this.#store?.release(session);
+    return true;
+  }
+
+  #close(session: string): boolean {
     const held = this.#held.get(session);
     if (held === undefined) return false;
     this.#held.delete(session);

@@ -5,17 +5,20 @@
  * It is started in a process group of its own, so that a kill takes what it started with it (`npm start` is a shell above a
  * node), and `gone` means all that could still act for it: the child was reaped and its wire has ended.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { ENV_IMAGE, ENV_SOCKET, type ImageToLuod, type LuodToImage, toWire } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
+import { endOfProcess, openPidfd } from '../linux/pidfd.js';
+import { watchFd } from '../linux/poll.js';
 import { Custody } from './custody.js';
+import type { ImageRecord, RestoredImage } from './service-record.js';
 
 export interface Exit {
-  /** The exit status; null after a signal. */
+  /** The exit status; null after a signal, or when nobody can tell any more. */
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
   /** Why it could not even be started. */
@@ -24,7 +27,9 @@ export interface Exit {
 
 /** `exited with code 1`, `was killed by SIGKILL`, or why it did not start. */
 export function howItEnded({ code, signal, error }: Exit): string {
-  return error?.message ?? (signal === null ? `exited with code ${code}` : `was killed by ${signal}`);
+  if (error !== undefined) return error.message;
+  if (signal !== null) return `was killed by ${signal}`;
+  return code === null ? 'ended, in a way that nobody saw' : `exited with code ${code}`;
 }
 
 export interface ImageEvents {
@@ -32,52 +37,107 @@ export interface ImageEvents {
   gone(image: ImageProcess, exit: Exit): void;
 }
 
+export interface ImageOptions {
+  readonly command: readonly string[];
+  readonly cwd: string;
+  readonly generation: number;
+  readonly socket: string;
+  readonly events: ImageEvents;
+}
+
 export class ImageProcess {
   /** Counted on from the previous kernel's, once it is known. */
   generation: number;
   readonly command: readonly string[];
-  readonly startedAt = Date.now();
+  readonly startedAt: number;
   /** By this the process shows which image it is. */
-  readonly secret = randomBytes(24).toString('base64url');
+  readonly secret: string;
   /** What this image asked luod to hold, until it is in charge. */
   readonly custody = new Custody();
   /** Resolves when the process and everything that could act for it is gone. */
   readonly gone: Promise<Exit>;
   readonly #events: ImageEvents;
-  readonly #child: ChildProcess;
   readonly #gone = withResolvers<Exit>();
+  /** The process that luod started, in a group of its own; undefined when it could not be. */
+  #childPid: number | undefined;
   #wire: Wire | undefined;
+  #hangUp: (() => void) | undefined;
   #exit: Exit | undefined;
   #pid: number | undefined;
 
-  constructor(options: {
-    command: readonly string[];
-    generation: number;
-    socket: string;
-    events: ImageEvents;
-  }) {
+  private constructor(
+    options: Pick<ImageOptions, 'command' | 'generation' | 'events'>,
+    secret: string,
+    startedAt: number,
+  ) {
     this.command = options.command;
     this.generation = options.generation;
     this.#events = options.events;
+    this.secret = secret;
+    this.startedAt = startedAt;
     this.gone = this.#gone.promise;
+  }
+
+  /** Starts a process. One that cannot be started is `gone`, with the reason, at a later turn of the loop. */
+  static start(options: ImageOptions): ImageProcess {
+    const image = new ImageProcess(options, randomBytes(24).toString('base64url'), Date.now());
     const [file, ...args] = options.command;
-    this.#child = spawn(file as string, args, {
+    const child = spawn(file as string, args, {
       // A group of its own may not read from the terminal that luod is in the foreground of.
       stdio: [process.stdin.isTTY ? 'ignore' : 'inherit', 'inherit', 'inherit'],
       detached: true,
-      env: { ...process.env, [ENV_SOCKET]: options.socket, [ENV_IMAGE]: this.secret },
+      cwd: options.cwd,
+      env: { ...process.env, [ENV_SOCKET]: options.socket, [ENV_IMAGE]: image.secret },
     });
-    this.#pid = this.#child.pid;
-    this.#child.once('error', (cause) => {
+    image.#childPid = child.pid;
+    image.#pid = child.pid;
+    child.once('error', (cause) => {
       // Only a failed start ends here; kill() goes by pid.
-      const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such command' : cause.message;
-      this.#exited({
-        code: 127,
-        signal: null,
-        error: LiveUpdateError.from(new StartError(file as string, reason, cause)),
-      });
+      const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
+      const reason = isMissing ? `no such command, or no folder ${options.cwd}` : cause.message;
+      const error = LiveUpdateError.from(new StartError(file as string, reason, cause));
+      image.#exited({ code: 127, signal: null, error });
     });
-    this.#child.once('exit', (code, signal) => this.#exited({ code, signal, error: undefined }));
+    child.once('exit', (code, signal) => image.#exited({ code, signal, error: undefined }));
+    return image;
+  }
+
+  /** A process of the luod before this one, which may have ended meanwhile: that is told at a later turn of the loop. */
+  static restore(record: RestoredImage, events: ImageEvents): ImageProcess {
+    const image = new ImageProcess({ ...record, events }, record.secret, record.startedAt);
+    image.#childPid = record.childPid;
+    image.#pid = record.pid;
+    const ended = (end: Pick<Exit, 'code' | 'signal'>) => image.#exited({ ...end, error: undefined });
+    const { pidfd } = record;
+    if (pidfd === undefined) {
+      // Without its descriptor it cannot be told from another process that got its pid.
+      setImmediate(ended, { code: null, signal: null });
+      return image;
+    }
+    const watch = watchFd(pidfd, { readable: true }, () => {
+      watch.close();
+      const end = endOfProcess(pidfd, record.childPid);
+      closeFd(pidfd);
+      ended(end);
+    });
+    return image;
+  }
+
+  /** As the keeper shall have it; undefined when the process could not be started. */
+  record(role: ImageRecord['role'], client: string | undefined): ImageRecord | undefined {
+    const { command, secret, generation, startedAt } = this;
+    const [childPid, pid] = [this.#childPid, this.#pid];
+    if (childPid === undefined || pid === undefined) return undefined;
+    return { role, command: [...command], secret, generation, startedAt, childPid, pid, client };
+  }
+
+  /**
+   * A descriptor of the process, for the caller to close; undefined when it has ended.
+   * @throws {LiveUpdateError} EMFILE; ENOSYS before Linux 5.3.
+   */
+  openPidfd(): number | undefined {
+    if (this.#childPid === undefined || this.#exit !== undefined) return undefined;
+    return openPidfd(this.#childPid);
   }
 
   /** The program's own pid once it said hello (a shell may stand above it), else the child's. */
@@ -94,10 +154,14 @@ export class ImageProcess {
     return this.#exit;
   }
 
-  /** The program said hello over `wire`. */
-  connect(wire: Wire, pid: number): void {
+  /**
+   * The program said hello over `wire`.
+   * @param hangUp Closes the wire.
+   */
+  connect(wire: Wire, pid: number, hangUp: () => void): void {
     this.#wire = wire;
     this.#pid = pid;
+    this.#hangUp = hangUp;
   }
 
   receive(message: ImageToLuod, fds: number[]): void {
@@ -149,12 +213,12 @@ export class ImageProcess {
 
   /** Signals the whole group. */
   kill(signal: NodeJS.Signals): void {
-    if (this.#child.pid !== undefined) kill(-this.#child.pid, signal);
+    if (this.#childPid !== undefined) kill(-this.#childPid, signal);
   }
 
   /** Closes luod's end of everything. */
   close(): void {
-    this.#wire?.close();
+    this.#hangUp?.();
     this.custody.clear();
   }
 }

@@ -21,14 +21,15 @@ import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.
 import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
 import { KeeperLink, type KeptItem, noStore, type Store } from './keeper-link.js';
-import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
 import { defaultLimits, type Limits } from './limits.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseImageMessage, parseRequest } from './requests.js';
-import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
+import type { Service, ServiceStatus } from './service.js';
+import { SERVICE_GROUP } from './service-record.js';
+import { type RunOptions, Services } from './services.js';
 import { checkSocketPath, claimSocketPath, closeToStrangers, keeperPath } from './socket-path.js';
 import { checkSuccessor } from './successor-check.js';
 
@@ -91,13 +92,15 @@ interface Client {
 export class Luod {
   readonly #options: LuodOptions;
   readonly #server: Server;
-  readonly #services = new Map<string, Service>();
+  readonly #services: Services;
   readonly #clients = new Set<Client>();
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
   readonly #keeper: KeeperLink | undefined;
   readonly #store: Store;
   #nextClient = 1;
+  /** Services of the luod before that nobody asked for again. */
+  readonly #restored = new Set<string>();
   #isLeaving = false;
 
   private constructor(options: LuodOptions, keeper: KeeperLink | undefined) {
@@ -109,6 +112,12 @@ export class Luod {
         'the keeper is gone: if luod is killed now, every session ends; start luod again when it suits',
       ),
     );
+    this.#services = new Services({
+      socket: options.socket,
+      log: options.log,
+      store: this.#store,
+      busy: (error) => this.#busy(error),
+    });
     this.#limits = options.limits ?? defaultLimits();
     this.#hosted = new HostSessions({
       limits: this.#limits,
@@ -181,27 +190,31 @@ export class Luod {
     }
     let listener: number | undefined;
     const restored: HostSession[] = [];
+    const clients = new Map<string, Client>();
     for (const [group, own] of groups) {
       if (group === LISTENER) listener = own[0]?.fds[0];
-      else if (group.startsWith(GROUP)) {
-        try {
-          restored.push(this.#hosted.restore(own));
-        } catch (error) {
-          this.#options.log(
-            `a session of the luod before cannot be taken over: ${LiveUpdateError.from(error).message}`,
-          );
-        }
-      } else if (group.startsWith(CLIENT)) {
+      else if (group.startsWith(CLIENT)) {
         this.#nextClient = Math.max(this.#nextClient, Number(group.slice(CLIENT.length)) + 1);
-        this.#adopt(own[0]?.fds[0] as number, group);
+        clients.set(group, this.#adopt(own[0]?.fds[0] as number, group));
       }
     }
+    for (const [group, own] of groups) {
+      try {
+        if (group.startsWith(GROUP)) restored.push(this.#hosted.restore(own));
+        else if (group.startsWith(SERVICE_GROUP)) {
+          this.#services.restore(own, (image, of) => this.#connect(image, clients.get(of)));
+        }
+      } catch (error) {
+        this.#options.log(`'${group}' of the luod before: ${LiveUpdateError.from(error).message}`);
+      }
+    }
+    for (const { name } of this.#services) this.#restored.add(name);
     // First whose owner died meanwhile, so that names are free when somebody asks for them.
     for (const session of restored) session.resume();
     for (const client of this.#clients) client.wire?.send({ type: 'restarted' });
     if (items.length > 0) {
       this.#options.log(
-        `took over ${restored.length} sessions and ${this.#clients.size} clients from the luod before`,
+        `took over ${restored.length} sessions, ${this.#services.size} services and ${this.#clients.size} clients from the luod before`,
       );
     }
     return listener;
@@ -225,25 +238,35 @@ export class Luod {
     );
   }
 
-  /** Starts a service. @throws {LiveUpdateError} EEXIST when the name is in use. */
-  run(options: Omit<ServiceOptions, 'socket' | 'log' | 'arrival'> & { fresh?: boolean }): Service {
-    if (this.#services.has(options.name))
-      throw new LiveUpdateError('EEXIST', `a service '${options.name}' runs already`);
-    const service = new Service({
-      ...options,
-      socket: this.#options.socket,
-      log: this.#options.log,
-      arrival: async (name) => {
-        if (options.fresh === true) return undefined;
-        return askKernel(
-          (device) => KernelArrival.take(device, name),
-          (error) => this.#busy(error),
-        );
-      },
-    });
-    this.#services.set(options.name, service);
-    service.start();
-    return service;
+  /**
+   * Starts a service, or finds it when the luod before ran it.
+   * @throws {LiveUpdateError} EEXIST when this luod was told to run it already.
+   */
+  run(options: RunOptions): Service {
+    const restored = this.#restored.delete(options.name) ? this.#services.find(options.name) : undefined;
+    return restored ?? this.#services.run(options);
+  }
+
+  /** Ends every service and waits until it has. */
+  stopServices(signal: NodeJS.Signals): Promise<void> {
+    return this.#services.stop(signal);
+  }
+
+  /** An image has its connection back. */
+  #connect(image: ImageProcess, client: Client | undefined): void {
+    if (client?.wire === undefined) return;
+    client.image = image;
+    image.connect(client.wire, image.pid as number, () => this.#hangUp(client));
+  }
+
+  /** Ends a client's connection from this side. */
+  #hangUp(client: Client): void {
+    client.wire?.close();
+    this.#forget(client);
+  }
+
+  #forget(client: Client): void {
+    if (this.#clients.delete(client)) this.#store.drop(client.group);
   }
 
   #accept(fd: number): void {
@@ -265,7 +288,7 @@ export class Luod {
   }
 
   /** @param restored The group of a client of the luod before; undefined for a new one. */
-  #adopt(fd: number, restored: string | undefined): void {
+  #adopt(fd: number, restored: string | undefined): Client {
     const peer = peerCredentials(fd);
     const group = restored ?? `${CLIENT}${this.#nextClient++}`;
     const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
@@ -276,8 +299,7 @@ export class Luod {
       {
         message: (message, fds) => this.#message(client, message, fds),
         closed: () => {
-          this.#clients.delete(client);
-          this.#store.drop(group);
+          this.#forget(client);
           client.image?.disconnected();
         },
       },
@@ -286,6 +308,7 @@ export class Luod {
     );
     this.#clients.add(client);
     if (restored === undefined) this.#store.put(group, 'socket', {}, [fd]);
+    return client;
   }
 
   #message(client: Client, message: WireMessage, fds: number[]): void {
@@ -357,7 +380,8 @@ export class Luod {
           client.goodbye?.();
           break;
         case 'update':
-          this.#service(request.service)
+          this.#services
+            .get(request.service)
             .update(request)
             .then(
               (result) => wire.send({ type: 'reply', id, ...result }),
@@ -372,22 +396,18 @@ export class Luod {
 
   #greet(client: Client, hello: { protocol: number; image: string; pid: number }): void {
     const wire = client.wire as Wire;
-    for (const service of this.#services.values()) {
-      const image = service.expects(hello.image);
-      if (image === undefined) continue;
-      if (hello.protocol !== PROTOCOL_VERSION) {
-        const message = `it speaks protocol ${hello.protocol}, this luod ${PROTOCOL_VERSION}`;
-        wire.send({ type: 'refused', error: { code: 'EPROTONOSUPPORT', message } });
-        return;
-      }
+    const expected = this.#services.expects(hello.image);
+    if (expected === undefined) {
+      const message = 'no image with this secret is expected';
+      wire.send({ type: 'refused', error: { code: 'EPERM', message } });
+    } else if (hello.protocol !== PROTOCOL_VERSION) {
+      const message = `it speaks protocol ${hello.protocol}, this luod ${PROTOCOL_VERSION}`;
+      wire.send({ type: 'refused', error: { code: 'EPROTONOSUPPORT', message } });
+    } else {
+      const { service, image } = expected;
       client.image = image;
-      service.greet(image, wire, hello.pid);
-      return;
+      service.greet(image, wire, hello.pid, () => this.#hangUp(client), client.group);
     }
-    wire.send({
-      type: 'refused',
-      error: { code: 'EPERM', message: 'no image with this secret is expected' },
-    });
   }
 
   /**
@@ -404,12 +424,13 @@ export class Luod {
       wire.send({ type: 'reply', id, ok: true, version, pid: process.pid, sessions: this.#hosted.count });
       return;
     }
-    if (this.#keeper?.isOpen !== true || this.#services.size > 0) {
-      const text =
-        this.#services.size > 0
-          ? 'a luod that runs a program cannot be replaced yet'
-          : 'it runs without a keeper';
-      throw new LiveUpdateError('EOPNOTSUPP', text, { operation: 'self-update' });
+    if (this.#keeper?.isOpen !== true) {
+      throw new LiveUpdateError('EOPNOTSUPP', 'it runs without a keeper', { operation: 'self-update' });
+    }
+    const busy = Array.from(this.#services).find(({ state }) => state === 'updating');
+    if (busy !== undefined || this.#isLeaving) {
+      const what = busy === undefined ? 'a kexec' : `an update of '${busy.name}'`;
+      throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });
     }
     const script = request.binary ?? (process.argv[1] as string);
     await checkSuccessor(script, keeperPath(socket));
@@ -437,7 +458,7 @@ export class Luod {
     try {
       const { version, log } = this.#options;
       const update = new KernelUpdate({
-        services: [...this.#services.values()],
+        services: [...this.#services],
         hosted: this.#hosted.status(),
         version,
         request,
@@ -460,34 +481,15 @@ export class Luod {
     }
   }
 
-  #service(name: string | undefined): Service {
-    if (name !== undefined) {
-      const service = this.#services.get(name);
-      if (service === undefined)
-        throw new LiveUpdateError('ENOENT', `no service '${name}'; there is ${this.#names()}`);
-      return service;
-    }
-    const [service, second] = this.#services.values();
-    if (service === undefined) throw new LiveUpdateError('ENOENT', 'this luod runs no service');
-    if (second !== undefined) throw new LiveUpdateError('EINVAL', `which service? There is ${this.#names()}`);
-    return service;
-  }
-
-  #names(): string {
-    return [...this.#services.keys()].map((name) => `'${name}'`).join(', ') || 'none';
-  }
-
   status(): LuodStatus {
-    let { heldFds } = this.#hosted;
-    for (const service of this.#services.values()) heldFds += service.custody.fdCount;
     return {
       pid: process.pid,
       version: this.#options.version,
       socket: this.#options.socket,
       uptimeSeconds: Math.round(process.uptime()),
       memoryBytes: process.memoryUsage.rss(),
-      heldFds,
-      services: [...this.#services.values()].map((service) => service.status()),
+      heldFds: this.#hosted.heldFds + this.#services.heldFds,
+      services: this.#services.status(),
     };
   }
 
@@ -498,7 +500,7 @@ export class Luod {
       .map((status): SessionStatus => ({ service: `uid ${status.uid}`, holder: 'client', ...status }));
     if (uid !== undefined) return hosted;
     const now = Date.now();
-    const held = [...this.#services.values()].flatMap(({ name: service, custody }) =>
+    const held = [...this.#services].flatMap(({ name: service, custody }) =>
       [...custody.entries()].map(
         ([session, { since }]): SessionStatus => ({
           session,

@@ -35,6 +35,8 @@ const update = z.object({
   service: z.string().max(100).optional(),
   command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
   deadlines,
+  /** Asked again of a luod that took over, a request with the same key is not done twice. */
+  key: z.string().max(100).optional(),
 });
 
 /** Checked by the contract itself, so that a bad one is answered as the kernel answers it. */
@@ -134,6 +136,8 @@ const imageMessage = z.discriminatedUnion('type', [
     unfinished: z.array(z.string()),
   }),
   z.object({ type: z.literal('unfrozen') }),
+  z.object({ type: z.literal('resume') }),
+  z.object({ type: z.literal('updating') }),
   z.object({
     type: z.literal('failed'),
     phase: z.enum(['spawn', 'preserve', 'freeze', 'retrieve', 'finish']),

@@ -10,6 +10,9 @@
  * What the previous kernel left for the service (`arrival`) is asked for when the first image says hello, and goes to every image
  * until one is ready: the kernel's session is finished then, and luod does not give up before.
  *
+ * Everything is noted in the keeper before it counts, so that the next luod goes on with the same processes where this one was
+ * killed (`restore`): an update under way included.
+ *
  * A program that never says hello does not use liveupdate. It counts as serving after `PLAIN_START_MS`, is restarted
  * in the plain way by an update, and that is said.
  */
@@ -22,11 +25,13 @@ import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
 import { Departure } from './departure.js';
-import { type Exit, howItEnded, ImageProcess } from './image-process.js';
+import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
+import type { Store } from './keeper-link.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { DEFAULT_DEADLINES, type Deadlines, reportOf } from './phases.js';
-import { Update, type UpdateResult } from './update.js';
+import { type RestoredService, ServiceStore } from './service-record.js';
+import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';
 
 const PLAIN_START_MS = 1000;
 const STOP_MS = 10_000;
@@ -38,6 +43,10 @@ export type RestartPolicy = 'on-failure' | 'always' | 'never';
 export interface ServiceOptions {
   readonly name: string;
   readonly command: readonly string[];
+  /** Where its programs run. */
+  readonly cwd: string;
+  /** Whether to do without what the previous kernel kept. */
+  readonly fresh: boolean;
   /** luod's own socket, for the environment of the images. */
   readonly socket: string;
   readonly restart: RestartPolicy;
@@ -46,6 +55,20 @@ export interface ServiceOptions {
   readonly log: (line: string) => void;
   /** Takes what the previous kernel left for the service. */
   readonly arrival: (service: string) => Promise<KernelArrival | undefined>;
+  /** What outlives this luod. */
+  readonly store: Store;
+}
+
+export interface UpdateRequest {
+  readonly command?: readonly string[] | undefined;
+  readonly deadlines?: Deadlines | undefined;
+  /** By which the same request is known when it is asked again of a luod that took over. */
+  readonly key?: string | undefined;
+}
+
+interface Finished {
+  readonly outcome: Outcome;
+  readonly result: UpdateResult;
 }
 
 export interface ServiceStatus {
@@ -63,18 +86,30 @@ export interface ServiceStatus {
 
 export class Service {
   readonly name: string;
-  readonly custody = new Custody();
+  readonly custody: Custody;
   /** Resolves with the exit status when the service has ended for good. */
   readonly stopped: Promise<number>;
   readonly #options: ServiceOptions;
+  readonly #store: ServiceStore;
   readonly #stopped = withResolvers<number>();
   readonly #backoff = new Backoff();
+  readonly #events: ImageEvents = {
+    message: (image, message) => this.#take(image, message),
+    gone: (image, exit) => this.#gone(image, exit),
+  };
   #state: ServiceState = 'starting';
   #command: readonly string[];
+  /** What ran before the last update. */
+  #previous: readonly string[] | undefined;
   #generation = 0;
   #current: ImageProcess | undefined;
   #successor: ImageProcess | undefined;
   #update: Update | Departure | undefined;
+  /** The last update, over or not, and who asked for it. */
+  #updating: Promise<UpdateResult> | undefined;
+  #updateKey: string | undefined;
+  /** Who asked for the last one that is over. */
+  #lastKey: string | undefined;
   /** What the previous kernel left, once it was asked; undefined when nothing, or when it has been handed on. */
   #arrival: Promise<KernelArrival | undefined> | undefined;
   /** Whether the previous kernel left something that no image has yet. */
@@ -84,11 +119,15 @@ export class Service {
   #lastUpdate: UpdateResult | null = null;
   #timer: NodeJS.Timeout | undefined;
   #stopSignal: NodeJS.Signals | undefined;
+  /** The keeper's groups of the connections of images. */
+  readonly #connections = new Map<ImageProcess, string>();
 
   constructor(options: ServiceOptions) {
     this.name = options.name;
     this.#options = options;
     this.#command = options.command;
+    this.#store = new ServiceStore(options.store, options.name);
+    this.custody = new Custody(this.#store);
     this.stopped = this.#stopped.promise;
   }
 
@@ -96,9 +135,56 @@ export class Service {
     return this.#state;
   }
 
+  #enter(state: ServiceState): void {
+    this.#state = state;
+    this.#note();
+  }
+
+  /** What the next luod is to know. */
+  #note(): void {
+    if (this.#state === 'stopped') return;
+    const { restart, maxRestarts, cwd, fresh } = this.#options;
+    this.#store.service({
+      name: this.name,
+      command: [...this.#command],
+      previous: this.#previous === undefined ? undefined : [...this.#previous],
+      cwd,
+      restart,
+      maxRestarts,
+      fresh,
+      state: this.#state,
+      generation: this.#generation,
+      wasReady: this.#wasReady,
+      isOwed: this.#isOwed,
+      restarts: this.#restarts,
+      updateKey: this.#updateKey,
+      lastKey: this.#lastKey,
+      lastUpdate: this.#lastUpdate,
+    });
+  }
+
+  #noteImage(image: ImageProcess, pidfd?: number): void {
+    const role = image === this.#successor ? 'successor' : 'current';
+    const record = image.record(role, this.#connections.get(image));
+    if (record !== undefined) this.#store.image(record, pidfd);
+  }
+
+  /** Closes everything of an image that plays no part any more. */
+  #forget(image: ImageProcess): void {
+    image.close();
+    this.#connections.delete(image);
+    this.#store.dropImage(image.secret);
+  }
+
   start(): void {
-    this.#current = this.#spawn(this.#command);
-    this.#state = 'starting';
+    const image = this.#spawn(this.#command);
+    this.#current = image;
+    this.#noteProcess(image);
+    this.#enter('starting');
+    this.#watchStart();
+  }
+
+  #watchStart(): void {
     this.#timer = setTimeout(() => {
       const image = this.#current;
       if (image !== undefined && !image.isConnected && this.#state === 'starting') this.#serve(image);
@@ -106,15 +192,91 @@ export class Service {
   }
 
   #spawn(command: readonly string[]): ImageProcess {
-    return new ImageProcess({
-      command,
-      generation: ++this.#generation,
-      socket: this.#options.socket,
-      events: {
-        message: (image, message) => this.#take(image, message),
-        gone: (image, exit) => this.#gone(image, exit),
-      },
-    });
+    const { socket, cwd } = this.#options;
+    return ImageProcess.start({ command, cwd, generation: ++this.#generation, socket, events: this.#events });
+  }
+
+  /** Tells the keeper of a process that was started. */
+  #noteProcess(image: ImageProcess): void {
+    let pidfd: number | undefined;
+    try {
+      pidfd = image.openPidfd();
+    } catch (error) {
+      // It runs all the same; only the next luod would not know it again.
+      this.#log(
+        `pid ${image.pid} cannot be kept beyond luod's own end: ${LiveUpdateError.from(error).message}`,
+      );
+    }
+    if (pidfd === undefined) return;
+    this.#noteImage(image, pidfd);
+    closeFd(pidfd);
+  }
+
+  /**
+   * Takes a service over from the luod before this one, with its processes.
+   * @param connect Gives an image the connection that it had, by its group in the keeper.
+   */
+  static restore(
+    options: Omit<ServiceOptions, 'name' | 'command' | 'cwd' | 'fresh' | 'restart' | 'maxRestarts'>,
+    { service: record, images, held, update }: RestoredService,
+    connect: (image: ImageProcess, group: string) => void,
+  ): Service {
+    const service = new Service({ ...options, ...record });
+    service.#previous = record.previous;
+    service.#generation = record.generation;
+    service.#wasReady = record.wasReady;
+    service.#isOwed = record.isOwed;
+    service.#restarts = record.restarts;
+    service.#updateKey = record.updateKey;
+    service.#lastKey = record.lastKey;
+    service.#lastUpdate = record.lastUpdate as UpdateResult | null;
+    for (const { session, ...one } of held) service.custody.restore(session, one);
+    // An image that did not have it all yet claims it again from this luod.
+    if (record.isOwed) service.#arrival = options.arrival(record.name);
+    const sorted = [...images].sort((one, other) => one.generation - other.generation);
+    const current = sorted.filter(({ role }) => role === 'current').at(-1);
+    const successor = sorted.filter(({ role }) => role === 'successor').at(-1);
+    for (const one of sorted) {
+      const image = ImageProcess.restore(one, service.#events);
+      if (one.client !== undefined) service.#connections.set(image, one.client);
+      if (one === current) service.#current = image;
+      else if (one === successor && update !== undefined) service.#successor = image;
+      else {
+        // Left from the last moment of an update that was over.
+        image.kill('SIGKILL');
+        service.#forget(image);
+        continue;
+      }
+      if (one.client !== undefined) connect(image, one.client);
+    }
+    service.#goOn(record.state, update);
+    return service;
+  }
+
+  #goOn(state: ServiceState, update: RestoredService['update']): void {
+    const old = this.#current;
+    const successor = this.#successor;
+    if (update !== undefined && old !== undefined && successor !== undefined) {
+      const options = this.#updateOptions(old, successor, update.command, update.deadlines);
+      this.#state = 'updating';
+      this.#update = Update.resume(options, update);
+      this.#log(`takes up an update that a luod before began`);
+      const running = this.#run(this.#update, old, successor, update.command);
+      this.#updating = running;
+      running.catch((error: unknown) => this.#log(LiveUpdateError.from(error).message));
+      return;
+    }
+    if (update !== undefined) closeFd(update.commitFd);
+    this.#store.dropUpdate();
+    if (old === undefined) {
+      // Between two images, or killed before the first was noted.
+      this.start();
+      return;
+    }
+    // An update or a kexec that only this luod knows to be over: its image says if it does not ('updating').
+    this.#enter(state === 'updating' || state === 'restarting' ? 'serving' : state);
+    if (this.#state === 'starting') this.#watchStart();
+    this.#log(`generation ${old.generation}, pid ${old.pid}, was taken over from the luod before`);
   }
 
   #log(line: string): void {
@@ -127,17 +289,20 @@ export class Service {
   }
 
   /** An image of this service said hello. */
-  greet(image: ImageProcess, wire: Wire, pid: number): void {
-    image.connect(wire, pid);
+  greet(image: ImageProcess, wire: Wire, pid: number, hangUp: () => void, group: string): void {
+    image.connect(wire, pid, hangUp);
+    this.#connections.set(image, group);
+    this.#noteImage(image);
     if (image === this.#successor) {
       if (this.#update instanceof Update) this.#update.greet(image.generation);
       return;
     }
     // Taken for a program without liveupdate, and only slow to start.
-    if (image === this.#current && this.#state === 'serving') this.#state = 'starting';
+    if (image === this.#current && this.#state === 'serving') this.#enter('starting');
     this.#welcome(image).catch((error: unknown) => {
       // Starting without what was kept would lose it, and nobody would know.
       this.#isOwed = true;
+      this.#note();
       // Another luod has it, for now.
       if (LiveUpdateError.from(error).code === 'EBUSY') this.#arrival = undefined;
       this.#log(`cannot start generation ${image.generation}: ${LiveUpdateError.from(error).message}`);
@@ -154,6 +319,8 @@ export class Service {
         this.#isOwed = true;
         image.generation = arrival.generation + 1;
         this.#generation = image.generation;
+        this.#noteImage(image);
+        this.#note();
         markKernelSession(arrival.session, 'claimed');
         for (const line of arrival.lost) this.#log(`a listener could not be made again: ${line}`);
       }
@@ -180,6 +347,7 @@ export class Service {
     if (arrival === undefined) return;
     this.#arrival = Promise.resolve(undefined);
     this.#isOwed = false;
+    this.#note();
     arrival.finish();
     markKernelSession(arrival.session, undefined);
     this.#log(`took over what the previous kernel kept in '${arrival.session}'`);
@@ -187,14 +355,23 @@ export class Service {
 
   #take(image: ImageProcess, message: ImageToLuod): void {
     if (message.type === 'update') {
-      this.update({ command: message.command, deadlines: undefined }).then(
+      // The secret makes it this image's own.
+      this.update({ command: message.command, key: `${image.secret} ${message.id}` }).then(
         (result) => this.#answer(image, message.id, result),
         (error: unknown) => this.#answer(image, message.id, { error: reportOf(error) }),
       );
       return;
     }
+    if (message.type === 'updating') {
+      // Of an update that no luod knows any more it is told that there is none.
+      const reason = { code: 'ECANCELED', message: 'luod was killed meanwhile' };
+      if (this.#update === undefined) image.send({ type: 'unfreeze', reason });
+      return;
+    }
     if (this.#update !== undefined) this.#update.message(image, message);
-    else if (message.type === 'ready' && image === this.#current) this.#serve(image);
+    else if (message.type === 'ready' && image === this.#current && this.#state === 'starting') {
+      this.#serve(image);
+    }
     // What an image in charge asks to hold is held for the service at once.
     if (image === this.#current && this.#state !== 'starting') this.custody.absorb(image.custody);
     if (message.type === 'release' && image === this.#current) this.custody.release(message.session);
@@ -207,8 +384,8 @@ export class Service {
 
   #serve(image: ImageProcess): void {
     clearTimeout(this.#timer);
-    this.#state = 'serving';
     this.#wasReady = true;
+    this.#enter('serving');
     this.#backoff.succeeded();
     this.custody.absorb(image.custody);
     const how = image.isConnected
@@ -223,22 +400,51 @@ export class Service {
   }
 
   /**
-   * Replaces the running image.
+   * Replaces the running image. The same request again, by its key, has the same answer.
    * @throws {LiveUpdateError} EBUSY while an update runs or the service is not serving; ESRCH when it has ended.
    */
-  async update(options: {
-    command?: readonly string[] | undefined;
-    deadlines?: Deadlines | undefined;
-  }): Promise<UpdateResult> {
+  async update(request: UpdateRequest): Promise<UpdateResult> {
+    const { key } = request;
+    if (key !== undefined) {
+      if (key === this.#lastKey && this.#lastUpdate !== null) return this.#lastUpdate;
+      if (key === this.#updateKey && this.#updating !== undefined) return await this.#updating;
+    }
     const old = this.#servingImage();
-    const command = options.command ?? this.#command;
-    const deadlines = options.deadlines ?? DEFAULT_DEADLINES;
-    this.#state = 'updating';
-    const result = old.isConnected
-      ? await this.#carry(old, command, deadlines)
-      : await this.#restartPlainly(old, command);
+    const command = request.command ?? this.#command;
+    this.#updateKey = key;
+    this.#enter('updating');
+    this.#updating = old.isConnected
+      ? this.#carry(old, command, request.deadlines ?? DEFAULT_DEADLINES)
+      : this.#restartPlainly(old, command);
+    return await this.#updating;
+  }
+
+  /**
+   * Updates to what ran before the last update.
+   * @throws {LiveUpdateError} ENOENT when there was none; as `update`.
+   */
+  async rollback(request: Omit<UpdateRequest, 'command'>): Promise<UpdateResult> {
+    const isAgain =
+      request.key !== undefined && (request.key === this.#updateKey || request.key === this.#lastKey);
+    if (this.#previous === undefined && !isAgain) {
+      const text = `'${this.name}' was not updated to another command yet, so there is nothing to go back to`;
+      throw new LiveUpdateError('ENOENT', text, { operation: 'rollback' });
+    }
+    return await this.update({ ...request, command: this.#previous });
+  }
+
+  #finished(result: UpdateResult): UpdateResult {
     this.#lastUpdate = result;
+    this.#lastKey = this.#updateKey;
+    this.#note();
     return result;
+  }
+
+  /** The command that runs from now on. */
+  #adopt(command: readonly string[]): void {
+    // The same command again is a new version of its files, and nothing to go back from.
+    if (command.join('\0') !== this.#command.join('\0')) this.#previous = this.#command;
+    this.#command = command;
   }
 
   /** @throws {LiveUpdateError} EBUSY, ESRCH. */
@@ -270,8 +476,8 @@ export class Service {
   depart(deadlines: Deadlines): Departure {
     const image = this.#servingImage();
     const departure = new Departure({ service: this.name, image, deadlines });
-    this.#state = 'updating';
     this.#update = departure;
+    this.#enter('updating');
     return departure;
   }
 
@@ -280,11 +486,11 @@ export class Service {
     const serves = await departure.callOff(reason);
     this.#update = undefined;
     if (!serves) {
-      departure.image.close();
+      this.#forget(departure.image);
       this.#log(`the program did not survive a kexec that was called off: ${reason.message}`);
       this.#restartSoon();
     } else {
-      this.#state = 'serving';
+      this.#enter('serving');
       this.#log(
         `the kexec was called off, generation ${departure.image.generation} serves on: ${reason.message}`,
       );
@@ -295,28 +501,66 @@ export class Service {
   /** Ends a program that does not use liveupdate, for the machine's reboot; `start` begins again. */
   async halt(): Promise<void> {
     const image = this.#servingImage();
-    this.#state = 'updating';
+    this.#enter('updating');
     await this.#endPlainly(image);
+  }
+
+  #updateOptions(
+    old: ImageProcess,
+    successor: ImageProcess,
+    command: readonly string[],
+    deadlines: Deadlines,
+  ): UpdateOptions {
+    const note = (freezing: boolean, commitFd?: number) =>
+      this.#store.update({ command: [...command], deadlines, freezing }, commitFd);
+    return {
+      service: this.name,
+      old,
+      successor,
+      deadlines,
+      notes: { begun: (commitFd) => note(false, commitFd), freezing: () => note(true) },
+    };
   }
 
   async #carry(old: ImageProcess, command: readonly string[], deadlines: Deadlines): Promise<UpdateResult> {
     const successor = this.#spawn(command);
+    this.#successor = successor;
+    this.#noteProcess(successor);
     let update: Update;
     try {
-      update = new Update({ service: this.name, old, successor, deadlines });
+      update = Update.begin(this.#updateOptions(old, successor, command, deadlines));
     } catch (error) {
       // Nothing was begun: no descriptor for the commit word, say.
       successor.kill('SIGKILL');
       await successor.gone;
-      successor.close();
+      this.#successor = undefined;
+      this.#forget(successor);
       this.#generation--;
-      this.#state = 'serving';
+      this.#enter('serving');
       throw error;
     }
-    this.#successor = successor;
     this.#update = update;
     if (successor.exit !== undefined) update.gone(successor, successor.exit);
-    const { outcome, result } = await update.run();
+    return await this.#run(update, old, successor, command);
+  }
+
+  async #run(
+    update: Update,
+    old: ImageProcess,
+    successor: ImageProcess,
+    command: readonly string[],
+  ): Promise<UpdateResult> {
+    const finished = await update.run();
+    this.#conclude(finished, old, successor, command);
+    return this.#finished(finished.result);
+  }
+
+  #conclude(
+    { outcome, result }: Finished,
+    old: ImageProcess,
+    successor: ImageProcess,
+    command: readonly string[],
+  ): void {
     this.#update = undefined;
     this.#successor = undefined;
     const reason =
@@ -326,11 +570,13 @@ export class Service {
     switch (outcome.kind) {
       case 'committed':
         this.#current = successor;
-        this.#command = command;
-        old.close();
+        this.#adopt(command);
+        this.#noteImage(successor);
+        this.#store.dropUpdate();
+        this.#forget(old);
         this.custody.absorb(successor.custody);
         for (const session of result.dropped ?? []) this.custody.release(session);
-        this.#state = 'serving';
+        this.#enter('serving');
         this.#log(
           `generation ${successor.generation} serves, pid ${successor.pid}: ${result.connections} connections, blackout ${result.blackoutMs} ms`,
         );
@@ -338,34 +584,35 @@ export class Service {
         if (successor.exit !== undefined) this.#gone(successor, successor.exit);
         break;
       case 'rolledBack':
-        successor.close();
+        this.#store.dropUpdate();
+        this.#forget(successor);
         this.#generation--;
-        this.#state = 'serving';
+        this.#enter('serving');
         this.#log(`rolled back, generation ${old.generation} serves on${reason}`);
         break;
       case 'lost':
-        successor.close();
-        old.close();
-        if (outcome.by === 'new') this.#command = command;
+        this.#store.dropUpdate();
+        this.#forget(successor);
+        this.#forget(old);
+        if (outcome.by === 'new') this.#adopt(command);
         this.#log(`update failed${reason}`);
         this.#restartSoon();
         break;
     }
     if (this.#stopSignal !== undefined && this.#state === 'serving') this.stop(this.#stopSignal);
-    return result;
   }
 
   async #restartPlainly(old: ImageProcess, command: readonly string[]): Promise<UpdateResult> {
     const started = performance.now();
     await this.#endPlainly(old);
-    this.#command = command;
+    this.#adopt(command);
     this.start();
     const image = this.#current as ImageProcess;
     const spawn = Math.round(performance.now() - started);
     this.#log(
       `restarted plainly, pid ${image.pid}: the program does not use liveupdate, so nothing was carried`,
     );
-    return {
+    return this.#finished({
       ok: true,
       service: this.name,
       generation: image.generation,
@@ -377,7 +624,7 @@ export class Service {
       connections: 0,
       bytes: 0,
       carried: false,
-    };
+    });
   }
 
   async #endPlainly(image: ImageProcess): Promise<void> {
@@ -385,7 +632,7 @@ export class Service {
     const timer = setTimeout(() => image.kill('SIGKILL'), STOP_MS);
     await image.gone;
     clearTimeout(timer);
-    image.close();
+    this.#forget(image);
   }
 
   /** Forwards `signal` to the program and lets it end; after ten seconds it is killed. */
@@ -402,7 +649,7 @@ export class Service {
       return;
     }
     const image = this.#current;
-    this.#state = 'stopping';
+    this.#enter('stopping');
     image?.signal(signal);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => image?.kill('SIGKILL'), STOP_MS);
@@ -421,7 +668,7 @@ export class Service {
     if (image !== this.#current || this.#state === 'updating') return;
     clearTimeout(this.#timer);
     // What it asked to hold before it was in charge goes with it; what luod holds for the service stays.
-    image.close();
+    this.#forget(image);
     const status = exit.code ?? 128 + signalNumber(exit.signal);
     const how = howItEnded(exit);
     const failed = status !== 0;
@@ -448,10 +695,10 @@ export class Service {
   }
 
   #restartSoon(): void {
-    this.#state = 'restarting';
     this.#current = undefined;
     const ms = this.#backoff.next();
     this.#restarts++;
+    this.#enter('restarting');
     this.#log(`starts again in ${ms} ms with ${this.custody.size} held`);
     this.#timer = setTimeout(() => this.start(), ms);
   }
@@ -459,6 +706,7 @@ export class Service {
   #end(status: number): void {
     this.#state = 'stopped';
     this.custody.clear();
+    this.#store.drop();
     this.#arrival?.then(
       (arrival) => arrival?.close(),
       () => undefined,

@@ -13,6 +13,9 @@
  * can no longer commit; then the commit word says whether it had; then the old image, if it lives, is told to go on.
  *
  * An old image that dies after it halted is no failure: the successor has everything and commits by itself.
+ *
+ * When luod is killed in the middle, the next one takes the update up (`Update.resume`). Told to freeze, the images may have
+ * gone on without any luod, and the new one waits for their end of it; before that it calls the update off.
  */
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
@@ -63,6 +66,22 @@ export type Outcome =
   /** Neither lives; `by` is the command to start again with. */
   | { kind: 'lost'; by: 'old' | 'new' };
 
+/** What of an update outlives luod. */
+export interface UpdateNotes {
+  /** The update begins; `commitFd` is the caller's. */
+  begun(commitFd: number): void;
+  /** The old image is about to be told to freeze. */
+  freezing(): void;
+}
+
+export interface UpdateOptions {
+  readonly service: string;
+  readonly old: ImageProcess;
+  readonly successor: ImageProcess;
+  readonly deadlines: Deadlines;
+  readonly notes: UpdateNotes;
+}
+
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
 
 export class Update {
@@ -78,23 +97,44 @@ export class Update {
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
   readonly #commitFd: number;
+  readonly #notes: UpdateNotes;
+  /** Whether a luod before this one began it. */
+  readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
   #phase: Phase = 'spawn';
   #preserveSent = false;
   #freezeSent = false;
 
-  constructor(options: {
-    service: string;
-    old: ImageProcess;
-    successor: ImageProcess;
-    deadlines: Deadlines;
-  }) {
+  private constructor(options: UpdateOptions, commitFd: number, isResumed: boolean) {
     this.#service = options.service;
     this.#old = options.old;
     this.#successor = options.successor;
     this.#deadlines = options.deadlines;
+    this.#notes = options.notes;
     this.#phases = new Phases(options.deadlines);
-    this.#commitFd = createCommitWord();
+    this.#commitFd = commitFd;
+    this.#isResumed = isResumed;
+  }
+
+  /** @throws {LiveUpdateError} EMFILE, ENOMEM: nothing was begun. */
+  static begin(options: UpdateOptions): Update {
+    const commitFd = createCommitWord();
+    options.notes.begun(commitFd);
+    return new Update(options, commitFd, false);
+  }
+
+  /**
+   * Takes up what the luod before this one began.
+   * @param update.commitFd Owned from now on.
+   */
+  static resume(
+    options: UpdateOptions,
+    { commitFd, freezing }: { commitFd: number; freezing: boolean },
+  ): Update {
+    const update = new Update(options, commitFd, true);
+    update.#preserveSent = true;
+    update.#freezeSent = freezing;
+    return update;
   }
 
   /** The successor said hello: it gets its end of the direct wire. */
@@ -139,6 +179,7 @@ export class Update {
   async run(): Promise<{ outcome: Outcome; result: UpdateResult }> {
     const marks: number[] = [performance.now()];
     try {
+      if (this.#isResumed) return await this.#goOn();
       await this.#phases.wait('spawn', this.#hello.promise, 'the new version did not call liveupdate()');
       marks.push(performance.now());
 
@@ -158,6 +199,7 @@ export class Update {
 
       this.#phase = 'freeze';
       this.#freezeSent = true;
+      this.#notes.freezing();
       this.#old.send({ type: 'freeze' });
       await this.#phases.wait(
         'freeze',
@@ -186,6 +228,23 @@ export class Update {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
     }
+  }
+
+  /** Either image may have done its part while there was no luod, and says so again. */
+  async #goOn(): Promise<{ outcome: Outcome; result: UpdateResult }> {
+    if (!this.#freezeSent) {
+      const message = 'luod was killed meanwhile';
+      throw new PhaseError({ phase: 'preserve', error: { code: 'ECANCELED', message } });
+    }
+    const at = performance.now();
+    this.#phase = 'retrieve';
+    // The last luod may have died before it said so.
+    this.#old.send({ type: 'freeze' });
+    const late = 'the new version did not take over';
+    const finished = await this.#phases.wait('retrieve', this.#finished.promise, late);
+    await this.#dismiss();
+    const preserved: Message<'preserved'> = { type: 'preserved', bytes: 0 };
+    return { outcome: { kind: 'committed' }, result: this.#result([at], preserved, finished) };
   }
 
   /** Committed: the old image leaves, in its own way or by force. */

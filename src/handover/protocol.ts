@@ -74,7 +74,11 @@ export type ImageToLuod =
   | ({ type: 'finished' } & CutReport)
   | { type: 'unfrozen' }
   | { type: 'failed'; phase: Phase; error: ErrorReport }
-  | { type: 'update'; id: number; command?: string[] };
+  | { type: 'update'; id: number; command?: string[] }
+  /** Answers 'restarted': what follows is for the luod that said so. */
+  | { type: 'resume' }
+  /** Said again to a luod that took over: an update of this image is under way. */
+  | { type: 'updating' };
 
 /** From luod to an image. */
 export type LuodToImage =
@@ -95,7 +99,9 @@ export type LuodToImage =
   | { type: 'unfreeze'; reason: ErrorReport }
   | { type: 'finish' }
   | { type: 'refused'; error: ErrorReport }
-  | { type: 'updated'; id: number; result: unknown };
+  | { type: 'updated'; id: number; result: unknown }
+  /** Another luod took over, and may not have heard what was said last. */
+  | { type: 'restarted' };
 
 /** From the old image to its successor. */
 export type OldToSuccessor =

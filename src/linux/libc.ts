@@ -96,6 +96,13 @@ export const libc = {
   kcmp: declare<
     (call: number, pid: number, other: number, type: number, fd: number, otherFd: number) => number
   >('long syscall(long call, int pid, int other, int type, unsigned long fd, unsigned long otherFd)'),
+  /** syscall(2), in the shape of pidfd_open(2), which an older libc does not wrap. */
+  pidfdOpen: declare<(call: number, pid: number, flags: number) => number>(
+    'long syscall(long call, int pid, unsigned int flags)',
+  ),
+  waitpid: declare<(pid: number, status: Bytes, options: number) => number>(
+    'int waitpid(int pid, void *status, int options)',
+  ),
   /** syscall(2), in the shape of kexec_file_load(2), which no libc wraps. */
   kexecFileLoad: declare<
     (call: number, kernel: Fd, initrd: Fd, length: number, cmdline: Bytes, flags: number) => number
