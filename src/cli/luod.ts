@@ -5,10 +5,11 @@ import { Command, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
 import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
-import { Luod } from '../daemon/luod.js';
+import { HANDLED_SIGNALS, Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
+import { unblockSignals } from '../linux/signal-mask.js';
 import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { packageVersion } from './package-version.js';
 
@@ -67,6 +68,7 @@ async function serve(flags: ServeFlags): Promise<void> {
   log(`listens at ${luod.socket}`);
   const signal = await new Promise<NodeJS.Signals>((resolve) => {
     for (const ending of ENDING) process.once(ending, resolve);
+    unblockSignals(HANDLED_SIGNALS);
   });
   const { length } = luod.sessions();
   log(`ends (${signal})${length === 0 ? '' : `, and with it ${length} sessions`}`);
@@ -93,6 +95,8 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
       .update({ deadlines: undefined })
       .catch((error) => log(`${name}: ${LiveUpdateError.from(error).message}`));
   });
+  // The luod before, which this one replaced in place, let them wait.
+  unblockSignals(HANDLED_SIGNALS);
   process.exitCode = await service.stopped;
   // Those that a luod before this one was told to run, at the same socket.
   await luod.stopServices('SIGTERM');

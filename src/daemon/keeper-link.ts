@@ -64,7 +64,12 @@ export class KeeperLink implements Store {
       fd = await dial(path);
     }
     const link = new KeeperLink(fd);
-    return { link, items: await link.#all('open') };
+    try {
+      return { link, items: await link.#all('open') };
+    } catch (error) {
+      link.#wire.close();
+      throw error;
+    }
   }
 
   /** Looks at what is kept, and leaves it. @throws {LiveUpdateError} ENOENT, ECONNREFUSED when there is no keeper. */

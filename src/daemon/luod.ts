@@ -15,6 +15,7 @@ import { Wire, type WireMessage } from '../handover/wire.js';
 import { execve } from '../linux/exec.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
+import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type Audit, noAudit } from './audit.js';
 import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.js';
@@ -32,6 +33,16 @@ import { SERVICE_GROUP } from './service-record.js';
 import { type RunOptions, Services } from './services.js';
 import { checkSocketPath, claimSocketPath, closeToStrangers, keeperPath } from './socket-path.js';
 import { checkSuccessor } from './successor-check.js';
+
+/** What luod does something about: its command installs handlers, and then unblocks them. */
+export const HANDLED_SIGNALS: readonly NodeJS.Signals[] = [
+  'SIGTERM',
+  'SIGINT',
+  'SIGQUIT',
+  'SIGHUP',
+  'SIGUSR1',
+  'SIGUSR2',
+];
 
 /** How long the services stand still, at most, until the operator has read the last word before a kexec. */
 const FAREWELL_MS = 200;
@@ -435,11 +446,14 @@ export class Luod {
     const script = request.binary ?? (process.argv[1] as string);
     await checkSuccessor(script, keeperPath(socket));
     log(`replaces itself by ${script}`);
-    execve(
-      process.execPath,
-      [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)],
-      process.env,
-    );
+    const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
+    // One that comes meanwhile is for the next luod, which has no handlers yet.
+    blockSignals(HANDLED_SIGNALS);
+    try {
+      execve(process.execPath, words, process.env);
+    } finally {
+      unblockSignals(HANDLED_SIGNALS);
+    }
   }
 
   /** Sends a session's descriptor, which is the client's alone. */

@@ -173,7 +173,14 @@ describe('an old image killed while it is frozen', () => {
   });
 });
 
-describe('a luod that dies', () => {
+describe('a luod without a keeper that dies', () => {
+  beforeEach(async () => {
+    clients.close();
+    await luod.stop();
+    luod = await LuodProcess.start({ flags: ['--no-keeper'] });
+    clients = await ByteClients.open(luod.port, CONNECTIONS);
+  });
+
   it('leaves the program serving', async () => {
     luod.signal('SIGKILL');
     await luod.exited;

@@ -74,8 +74,9 @@ export class LuodProcess {
   readonly socket: string;
   readonly control: string;
   readonly port: number;
-  readonly #child: ChildProcess;
-  readonly exited: Promise<number | null>;
+  readonly #start: () => void;
+  #child!: ChildProcess;
+  exited: Promise<number | null> = Promise.resolve(0);
   stderr = '';
   #lines: (() => void)[] = [];
 
@@ -91,19 +92,30 @@ export class LuodProcess {
     this.socket = join(folder, 'luod.sock');
     this.control = join(folder, 'control.sock');
     const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, '--', ...command];
-    this.#child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-      env: { ...process.env, PORT: String(port), CONTROL: this.control, ...env },
-    });
-    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.stderr += text;
-      for (const wake of this.#lines.splice(0)) wake();
-    });
-    // Not 'close': a program that outlives luod holds its stderr.
-    this.exited = once(this.#child, 'exit').then(([code]) => {
-      for (const wake of this.#lines.splice(0)) wake();
-      return code as number | null;
-    });
+    this.#start = () => {
+      const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env: { ...process.env, PORT: String(port), CONTROL: this.control, ...env },
+      });
+      this.#child = child;
+      child.stderr.setEncoding('utf8').on('data', (text: string) => {
+        this.stderr += text;
+        for (const wake of this.#lines.splice(0)) wake();
+      });
+      // Not 'close': a program that outlives luod holds its stderr.
+      this.exited = once(child, 'exit').then(([code]) => {
+        for (const wake of this.#lines.splice(0)) wake();
+        return code as number | null;
+      });
+    };
+    this.#start();
+  }
+
+  /** Starts luod again, after its death, and waits until it has taken over. */
+  async again(): Promise<void> {
+    this.stderr = '';
+    this.#start();
+    await this.says(/took over \d+ sessions/);
   }
 
   /** Starts luod with a program (the echo program) and waits until it serves. */

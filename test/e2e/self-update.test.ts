@@ -2,10 +2,11 @@
 import { closeSync, fstatSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { LuodClient } from '../../src/app/luod-client.js';
+import { LuodClient } from '../../src/app/luod-client.js';
 import { createMemfd } from '../../src/linux/memfd.js';
+import { ByteClients } from './byte-clients.js';
 import { Host } from './host.js';
-import { cli, run } from './luod-process.js';
+import { cli, LuodProcess, run } from './luod-process.js';
 
 const UPDATES = 50;
 
@@ -105,5 +106,54 @@ describe('a self-update', () => {
     const client = await host.connect();
     await expect(client.selfUpdate()).rejects.toThrow(expect.objectContaining({ code: 'EOPNOTSUPP' }));
     client.close();
+  });
+});
+
+describe('a self-update of a luod that runs a program', () => {
+  const CONNECTIONS = 1000;
+
+  it(`${UPDATES} times under the load of ${CONNECTIONS} connections, with updates in between`, {
+    timeout: 240_000,
+  }, async () => {
+    const luod = await LuodProcess.start();
+    const clients = await ByteClients.open(luod.port, CONNECTIONS, 200);
+    const operator = await LuodClient.connect(luod.socket);
+    let generation = 1;
+    for (let update = 1; update <= UPDATES; update++) {
+      expect((await operator.selfUpdate()).pid).toBe(luod.pid);
+      if (update % 10 !== 0) continue;
+      expect(await luod.update()).toMatchObject({ ok: true, generation: ++generation });
+    }
+    operator.close();
+    expect(await clients.settle()).toEqual({ missing: 0 });
+    expect(clients.wrong).toEqual([]);
+    expect(clients.closed).toBe(0);
+    expect(await luod.report()).toMatchObject({
+      generation,
+      damaged: 0,
+      live: CONNECTIONS,
+      bytes: clients.sent,
+    });
+    expect((await luod.status()).services).toMatchObject([{ state: 'serving', generation, restarts: 0 }]);
+    clients.close();
+    expect(await luod.stop()).toBe(143);
+  });
+
+  it('keeps what the program ended with, and waits for an update that is under way', async () => {
+    const luod = await LuodProcess.start({ flags: ['--restart', 'never'] });
+    const update = luod.update(['--timeout', '1500ms'], { FAULT: 'never-ready' });
+    await expect.poll(async () => (await luod.status()).services[0]?.state).toBe('updating');
+    const early = await run([...cli('luoctl'), 'self-update', '--socket', luod.socket]);
+    expect([early.code, early.stderr]).toEqual([
+      1,
+      expect.stringMatching(/EBUSY.*an update of 'echo' is under way/),
+    ]);
+    expect(await update).toMatchObject({ ok: false, rolledBack: true });
+
+    expect((await run([...cli('luoctl'), 'self-update', '--socket', luod.socket])).code).toBe(0);
+    // Not started by this luod, but still its child.
+    process.kill((await luod.report()).pid, 'SIGUSR2');
+    expect(await luod.exited).toBe(128 + 12);
+    await luod.stop();
   });
 });

@@ -13,9 +13,16 @@ const { FAULT, PORT, ECHO_PATH, CONTROL, MEMORY = '65536' } = process.env;
 const STEP = 2654435761;
 
 if (FAULT === 'exits-at-start') process.exit(7);
+// luod is killed by the image that gets there: by its parent, so long as luod is that.
+const killLuodAt = (stage) => {
+  if (FAULT !== `kills-luod-at-${stage}` || process.ppid === 1) return;
+  process.kill(process.ppid, 'SIGKILL');
+};
+killLuodAt('start');
 if (FAULT === 'never-says-hello') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
 
 const lu = await liveupdate();
+killLuodAt('hello');
 
 const total = await lu.state('total', () => ({ bytes: 0, connections: 0, generations: [], ...extra() }));
 const memory = await lu.memory('cache', Number(MEMORY));
@@ -66,12 +73,16 @@ function report() {
   };
 }
 
+process.on('SIGUSR1', () => {
+  lu.update().catch(({ code }) => events.push(`update: ${code}`));
+});
 for (const name of ['freeze', 'unfreeze', 'rollback', 'orphaned']) lu.on(name, () => events.push(name));
 
 const where = ECHO_PATH ? { path: ECHO_PATH } : { host: '127.0.0.1', port: Number(PORT ?? 0) };
 await lu.listen('echo', server, { ...where, backlog: 4096 });
 await lu.listen('control', control, { path: CONTROL });
 
+killLuodAt('claimed');
 if (FAULT === 'never-ready') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
 if (FAULT === 'throws-before-ready') throw new Error('this version does not work');
 if (FAULT === 'asks-for-more-memory') await lu.memory('other', 2 ** 40);
@@ -101,6 +112,10 @@ const killInTheCut = (pid) => {
 };
 if (FAULT === 'kills-the-old-in-the-cut') killInTheCut(process.env.OLD_PID);
 if (FAULT === 'kills-luod-in-the-cut') killInTheCut(process.env.LUOD_PID);
+if (FAULT === 'kills-luod-at-cut' && lu.origin === 'update') killInTheCut(process.ppid);
+if (lu.origin === 'fresh') lu.on('freeze', () => killLuodAt('freeze'));
+if (lu.origin === 'fresh') lu.on('finish', () => killLuodAt('finish'));
 await lu.ready();
+if (lu.origin === 'update') killLuodAt('commit');
 if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
 total.generations.push(lu.generation);
