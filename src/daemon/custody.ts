@@ -79,6 +79,11 @@ export class Custody {
     return true;
   }
 
+  /** Tells a new store everything. */
+  tellAgain(): void {
+    for (const [session, held] of this.#held) this.#store?.hold(session, held);
+  }
+
   /** Moves everything that `other` holds here. */
   absorb(other: Custody): void {
     for (const [session, held] of other.#held) this.hold(session, held);

@@ -22,7 +22,7 @@ import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate, type Session } from '../core/index.js';
 import type { Image, MaybePromise, Token } from '../core/types.js';
-import type { Handover } from '../handlers/carried.js';
+import { type Handover, handleOf } from '../handlers/carried.js';
 import { descriptorHandlers } from '../handlers/descriptor.js';
 import { FdFile } from '../handlers/fd-file.js';
 import { type FileClaims, SessionClaims } from '../handlers/file-claims.js';
@@ -238,6 +238,25 @@ export class HostSession {
       { lineBytes, stallMs, lineFds: 1 },
       { skipTo },
     );
+  }
+
+  /** Tells a new keeper everything. */
+  tellAgain(): void {
+    const { store } = this.#shared;
+    store.put(this.#group, 'session', this.#record(), this.#wire === undefined ? [] : [this.#wire.fd]);
+    for (const token of this.#files.keys()) {
+      store.put(this.#group, `file ${token}`, { token: String(token) }, [this.#fdOf(token)]);
+    }
+  }
+
+  /** luod's own descriptor of a file, wherever it is in its life. */
+  #fdOf(token: Token): number {
+    const file = this.#session.serialized(token);
+    const handle = file === undefined ? 0 : handleOf(file.data);
+    const { incoming, outgoing } = this.#handover;
+    const fd = this.#retrieved.get(token)?.fd ?? [...outgoing.fds(handle), ...incoming.fds(handle)][0];
+    if (fd === undefined) throw new LiveUpdateError('EBADF', 'a file without its descriptor', { token });
+    return fd;
   }
 
   /** Tells the client of a restored session that it has to ask again, and sees whether there is one. */

@@ -225,6 +225,11 @@ export class HostSessions {
     }));
   }
 
+  /** Tells a new keeper everything. */
+  tellAgain(): void {
+    for (const session of this.sessions()) session.tellAgain();
+  }
+
   /** Gives everything up. */
   close(): void {
     for (const session of [...this.sessions()]) session.drop();

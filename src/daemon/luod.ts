@@ -22,6 +22,7 @@ import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.
 import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
 import { KeeperLink, type KeptItem, noStore, type Store } from './keeper-link.js';
+import { KeptStore } from './kept-store.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
@@ -107,22 +108,18 @@ export class Luod {
   readonly #clients = new Set<Client>();
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
-  readonly #keeper: KeeperLink | undefined;
+  readonly #keeper: KeptStore | undefined;
   readonly #store: Store;
   #nextClient = 1;
   /** Services of the luod before that nobody asked for again. */
   readonly #restored = new Set<string>();
   #isLeaving = false;
 
-  private constructor(options: LuodOptions, keeper: KeeperLink | undefined) {
+  private constructor(options: LuodOptions, keeper: KeptStore | undefined) {
     this.#options = options;
     this.#keeper = keeper;
     this.#store = keeper ?? noStore;
-    keeper?.onLost(() =>
-      options.log(
-        'the keeper is gone: if luod is killed now, every session ends; start luod again when it suits',
-      ),
-    );
+    keeper?.onReplaced(() => this.#tellAgain());
     this.#services = new Services({
       socket: options.socket,
       log: options.log,
@@ -160,7 +157,8 @@ export class Luod {
     }
     const { link, items } = await openKeeper(socket, patience);
     try {
-      const luod = new Luod(options, link);
+      const store = new KeptStore(link, { path: keeperPath(socket), patienceMs: patience, log: options.log });
+      const luod = new Luod(options, store);
       const listener = luod.#restore(items);
       if (listener === undefined) await claimSocketPath(socket);
       await luod.#listen(listener);
@@ -174,7 +172,7 @@ export class Luod {
 
   /** @param listener The listening socket of the luod before; undefined to make one. */
   async #listen(listener: number | undefined): Promise<void> {
-    const { socket: path, group, version } = this.#options;
+    const { socket: path, group } = this.#options;
     // The mode counts from the first moment: between bind and chmod a stranger could connect.
     const umask = process.umask(0o177);
     try {
@@ -188,7 +186,22 @@ export class Luod {
     }
     // Node does not know the path of a listener that it did not bind, which has to go with the server.
     if (listener !== undefined) (this.#server as { _pipeName?: string })._pipeName = path;
-    else this.#store.put(LISTENER, 'socket', { version }, [handleFd(this.#server) as number]);
+    else this.#noteListener();
+  }
+
+  /** Tells a new keeper everything. */
+  #tellAgain(): void {
+    this.#noteListener();
+    for (const { group, wire } of this.#clients) {
+      if (wire?.isOpen === true) this.#store.put(group, 'socket', {}, [wire.fd]);
+    }
+    this.#services.tellAgain();
+    this.#hosted.tellAgain();
+  }
+
+  #noteListener(): void {
+    const { version } = this.#options;
+    this.#store.put(LISTENER, 'socket', { version }, [handleFd(this.#server) as number]);
   }
 
   /** Takes over what the keeper has. @returns the listening socket. */

@@ -176,6 +176,14 @@ export class Service {
     this.#store.dropImage(image.secret);
   }
 
+  /** Tells a new keeper everything. */
+  tellAgain(): void {
+    this.#note();
+    for (const image of [this.#current, this.#successor]) if (image !== undefined) this.#noteProcess(image);
+    this.custody.tellAgain();
+    if (this.#update instanceof Update) this.#update.tellAgain();
+  }
+
   start(): void {
     const image = this.#spawn(this.#command);
     this.#current = image;

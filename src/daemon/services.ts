@@ -121,6 +121,11 @@ export class Services implements Iterable<Service> {
     return Array.from(this, (service) => service.status());
   }
 
+  /** Tells a new keeper everything. */
+  tellAgain(): void {
+    for (const service of this) service.tellAgain();
+  }
+
   /** Ends every service and waits until it has. */
   async stop(signal: NodeJS.Signals): Promise<void> {
     const running = [...this];

@@ -137,6 +137,12 @@ export class Update {
     return update;
   }
 
+  /** Notes again how far it is. */
+  tellAgain(): void {
+    this.#notes.begun(this.#commitFd);
+    if (this.#freezeSent) this.#notes.freezing();
+  }
+
   /** The successor said hello: it gets its end of the direct wire. */
   greet(generation: number): void {
     const [old, successor] = socketPair();

@@ -62,6 +62,11 @@ export class OutgoingRecords {
     this.#changed.add(handle);
   }
 
+  /** The record's descriptors that have not crossed, borrowed. */
+  fds(handle: number): readonly number[] {
+    return this.#records.get(handle)?.fds ?? [];
+  }
+
   /** Forgets a record. */
   drop(handle: number): void {
     this.#records.delete(handle);
@@ -133,6 +138,11 @@ export class IncomingRecords {
     if (fd === undefined)
       throw new LiveUpdateError('EINVAL', `the record ${handle} came without its descriptor`);
     return fd;
+  }
+
+  /** The record's descriptors that nobody took, borrowed. */
+  fds(handle: number): readonly number[] {
+    return this.#records[handle]?.fds ?? [];
   }
 
   /** What a handler built from the record ahead of `retrieve`; `build` makes it at the first ask. */

@@ -17,6 +17,7 @@ export class Host {
   /** Of every luod's stderr, which the keeper has as well. */
   readonly #closed: Promise<unknown>[] = [];
   stderr = '';
+  #waiting: (() => void)[] = [];
 
   private constructor(flags: readonly string[]) {
     this.folder = mkdtempSync(join(tmpdir(), 'liveupdate-host-'));
@@ -43,10 +44,16 @@ export class Host {
     await new Promise<void>((resolve, reject) => {
       lines.on('line', (line) => {
         this.stderr += `${line}\n`;
+        for (const wake of this.#waiting.splice(0)) wake();
         if (/listens at/.test(line)) resolve();
       });
       child.once('exit', (code) => reject(new Error(`luod ended with ${code}:\n${this.stderr}`)));
     });
+  }
+
+  /** Waits until luod's log matches. */
+  async says(pattern: RegExp): Promise<void> {
+    while (!pattern.test(this.stderr)) await new Promise<void>((resolve) => this.#waiting.push(resolve));
   }
 
   /** SIGKILL; resolves when it is dead. */
