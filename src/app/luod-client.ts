@@ -159,12 +159,15 @@ export class LuodClient implements AsyncDisposable {
    * @returns what luod is now.
    * @throws {LiveUpdateError} EPROTO when the new version cannot take over, and nothing has happened; EOPNOTSUPP; EACCES.
    */
-  async selfUpdate(binary?: string): Promise<{ version: string; pid: number; sessions: number }> {
+  async selfUpdate(
+    binary?: string,
+  ): Promise<{ version: string; pid: number; sessions: number; services: number }> {
     const { message } = await this.#conversation.ask({ type: 'self_update', binary });
     return {
       version: message.version as string,
       pid: message.pid as number,
       sessions: message.sessions as number,
+      services: message.services as number,
     };
   }
 

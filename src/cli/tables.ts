@@ -1,32 +1,36 @@
 /** What people read: the status as a table, an update as a few lines. */
 import type { KexecResult } from '../daemon/kernel-update.js';
 import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
+import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
 
 export function statusTable(status: LuodStatus): string {
   const lines = [
     `luod ${status.version}, pid ${status.pid}, up ${age(status.uptimeSeconds)}, ${mebibytes(status.memoryBytes)}, holds ${status.heldFds} descriptors, ${status.socket}`,
-    '',
-    ...columns([
-      ['SERVICE', 'STATE', 'PID', 'GENERATION', 'UP', 'RESTARTS', 'HELD'],
-      ...status.services.map((service) => [
-        service.name,
-        service.state,
-        String(service.pid ?? '-'),
-        String(service.generation),
-        age(service.uptimeSeconds),
-        String(service.restarts),
-        service.usesLiveupdate
-          ? service.held.map(({ session }) => session).join(', ') || '-'
-          : 'does not use liveupdate',
-      ]),
-    ]),
   ];
+  if (status.services.length > 0) lines.push('', servicesTable(status.services).trimEnd());
   for (const { name, lastUpdate } of status.services) {
     if (lastUpdate !== null) lines.push('', `last update of ${name}: ${updateSummary(lastUpdate).trimEnd()}`);
   }
   return `${lines.join('\n')}\n`;
+}
+
+export function servicesTable(services: readonly ServiceStatus[]): string {
+  if (services.length === 0) return 'luod runs no program\n';
+  const rows = services.map((service) => [
+    service.name,
+    service.state,
+    String(service.pid ?? '-'),
+    String(service.generation),
+    age(service.uptimeSeconds),
+    String(service.restarts),
+    service.usesLiveupdate
+      ? service.held.map(({ session }) => session).join(', ') || '-'
+      : 'does not use liveupdate',
+  ]);
+  const head = ['SERVICE', 'STATE', 'PID', 'GENERATION', 'UP', 'RESTARTS', 'HELD'];
+  return `${columns([head, ...rows]).join('\n')}\n`;
 }
 
 export function updateSummary(result: UpdateResult): string {

@@ -28,7 +28,7 @@ import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
 import { defaultLimits, type Limits } from './limits.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
-import { parseImageMessage, parseRequest } from './requests.js';
+import { parseImageMessage, parseRequest, type Request } from './requests.js';
 import type { Service, ServiceStatus } from './service.js';
 import { SERVICE_GROUP } from './service-record.js';
 import { type RunOptions, Services } from './services.js';
@@ -44,6 +44,9 @@ export const HANDLED_SIGNALS: readonly NodeJS.Signals[] = [
   'SIGUSR1',
   'SIGUSR2',
 ];
+
+/** Restarts of a service in a row before luod gives up, unless it is told otherwise. */
+export const DEFAULT_MAX_RESTARTS = 10;
 
 /** How long the services stand still, at most, until the operator has read the last word before a kexec. */
 const FAREWELL_MS = 200;
@@ -364,6 +367,9 @@ export class Luod {
         case 'status':
           wire.send({ type: 'reply', id, ok: true, ...this.status() });
           break;
+        case 'services':
+          wire.send({ type: 'reply', id, ok: true, services: this.#services.status() });
+          break;
         case 'sessions':
           wire.send({
             type: 'reply',
@@ -392,9 +398,10 @@ export class Luod {
           break;
         }
         case 'kexec':
-          this.#kexec(client, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }).then(
-            (result) => wire.send({ type: 'reply', id, ...result }),
-            (error: unknown) => wire.send(refusal(id, error)),
+          this.#answer(
+            wire,
+            id,
+            this.#kexec(client, id, { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES }),
           );
           break;
         case 'self_update':
@@ -403,19 +410,47 @@ export class Luod {
         case 'goodbye':
           client.goodbye?.();
           break;
+        case 'start':
+          wire.send({ type: 'reply', id, ok: true, ...this.#startService(request).status() });
+          break;
+        case 'stop':
+          this.#answer(wire, id, this.#stopService(request.service, request.retry));
+          break;
         case 'update':
-          this.#services
-            .get(request.service)
-            .update(request)
-            .then(
-              (result) => wire.send({ type: 'reply', id, ...result }),
-              (error: unknown) => wire.send(refusal(id, error)),
-            );
+          this.#answer(wire, id, this.#services.get(request.service).update(request));
+          break;
+        case 'rollback':
+          this.#answer(wire, id, this.#services.get(request.service).rollback(request));
           break;
       }
     } catch (error) {
       wire.send(refusal(id, error));
     }
+  }
+
+  /** Replies when the work is done, or has failed. */
+  #answer(wire: Wire, id: unknown, work: Promise<object>): void {
+    work.then(
+      (result) => wire.send({ type: 'reply', id, ok: true, ...result }),
+      (error: unknown) => wire.send(refusal(id, error)),
+    );
+  }
+
+  #startService(request: Extract<Request, { type: 'start' }>): Service {
+    const { service: name, command, cwd, retry } = request;
+    const running = this.#services.find(name);
+    if (retry === true && running !== undefined) return running;
+    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false } = request;
+    return this.#services.run({ name, command, cwd, restart, maxRestarts, fresh });
+  }
+
+  async #stopService(name: string | undefined, retry: boolean | undefined): Promise<object> {
+    // Asked before, of a luod that was killed when it had ended it.
+    if (retry === true && name !== undefined && this.#services.find(name) === undefined)
+      return { service: name };
+    const service = this.#services.get(name);
+    service.stop('SIGTERM');
+    return { service: service.name, status: await service.stopped };
   }
 
   #greet(client: Client, hello: { protocol: number; image: string; pid: number }): void {
@@ -445,7 +480,8 @@ export class Luod {
   ): Promise<void> {
     const { version, socket, log } = this.#options;
     if (request.retry === true) {
-      wire.send({ type: 'reply', id, ok: true, version, pid: process.pid, sessions: this.#hosted.count });
+      const now = { pid: process.pid, sessions: this.#hosted.count, services: this.#services.size };
+      wire.send({ type: 'reply', id, ok: true, version, ...now });
       return;
     }
     if (this.#keeper?.isOpen !== true) {

@@ -16,6 +16,8 @@ const hello = z.object({
 
 const status = z.object({ type: z.literal('status'), id });
 
+const services = z.object({ type: z.literal('services'), id });
+
 const sessions = z.object({ type: z.literal('sessions'), id });
 
 const deadlines = z
@@ -39,6 +41,35 @@ const update = z.object({
   key: z.string().max(100).optional(),
 });
 
+const path = z.string().min(1).max(4096).startsWith('/');
+
+const start = z.object({
+  type: z.literal('start'),
+  id,
+  service: z.string().min(1).max(100),
+  command: z.array(z.string().max(100_000)).min(1).max(1000),
+  cwd: path,
+  restart: z.enum(['on-failure', 'always', 'never']).optional(),
+  maxRestarts: z.number().int().nonnegative().max(1_000_000).optional(),
+  fresh: z.boolean().optional(),
+  retry: z.boolean().optional(),
+});
+
+const stop = z.object({
+  type: z.literal('stop'),
+  id,
+  service: z.string().max(100).optional(),
+  retry: z.boolean().optional(),
+});
+
+const rollback = z.object({
+  type: z.literal('rollback'),
+  id,
+  service: z.string().max(100).optional(),
+  deadlines,
+  key: z.string().max(100).optional(),
+});
+
 /** Checked by the contract itself, so that a bad one is answered as the kernel answers it. */
 const name = z.string().max(1000);
 
@@ -57,8 +88,6 @@ const dropSession = z.object({
   name,
   uid: z.number().int().nonnegative().optional(),
 });
-
-const path = z.string().min(1).max(4096).startsWith('/');
 
 const kexec = z.object({
   type: z.literal('kexec'),
@@ -86,8 +115,12 @@ const goodbye = z.object({ type: z.literal('goodbye'), id });
 const request = z.discriminatedUnion('type', [
   hello,
   status,
+  services,
   sessions,
+  start,
+  stop,
   update,
+  rollback,
   kexec,
   goodbye,
   selfUpdate,

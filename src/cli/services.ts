@@ -1,0 +1,129 @@
+/** `luoctl status`, `services`, `start`, `stop`, `update` and `rollback`: the programs that luod runs. */
+import { resolve } from 'node:path';
+import { type Command, Option } from 'commander';
+import type { LuodStatus } from '../daemon/luod.js';
+import type { ServiceStatus } from '../daemon/service.js';
+import type { UpdateResult } from '../daemon/update.js';
+import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber } from './arguments.js';
+import { servicesTable, statusTable, updateSummary } from './tables.js';
+import { type AskFlags, tell, withAskFlags } from './tell.js';
+
+const SERVICE = 'its name; not needed when luod runs only one';
+
+interface StartFlags extends AskFlags {
+  cwd?: string;
+  restart: string;
+  maxRestarts: number;
+  fresh?: boolean;
+}
+
+export function addServiceCommands(program: Command): void {
+  withAskFlags(program.command('status').description('what luod runs and holds')).action((flags: AskFlags) =>
+    tell(flags, { type: 'status' }, (reply) => statusTable(reply as unknown as LuodStatus)),
+  );
+
+  withAskFlags(program.command('services').description('the programs that luod runs')).action(
+    (flags: AskFlags) =>
+      tell(flags, { type: 'services' }, (reply) => servicesTable(reply.services as ServiceStatus[])),
+  );
+
+  withAskFlags(
+    program
+      .command('start')
+      .description('have luod run a program, until it is told to stop it')
+      .argument('<service>', 'a name for it')
+      .argument('<command...>', 'the program and its arguments, after --')
+      .option('--cwd <folder>', 'where it runs (default: here)')
+      .addOption(
+        new Option('--restart <when>', 'when to start the program again after its end')
+          .choices(['on-failure', 'always', 'never'])
+          .default('on-failure'),
+      )
+      .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+      .option(
+        '--fresh',
+        'start with nothing, even if the kernel before a kexec kept something for this service',
+      ),
+  )
+    .addHelpText(
+      'after',
+      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000",
+    )
+    .action((service: string, command: string[], flags: StartFlags) => {
+      const { restart, maxRestarts, fresh } = flags;
+      const cwd = resolve(flags.cwd ?? '.');
+      return tell(
+        flags,
+        { type: 'start', service, command, cwd, restart, maxRestarts, fresh },
+        ({ name, pid }) => `${name}: started, pid ${pid}\n`,
+      );
+    });
+
+  withAskFlags(
+    program.command('stop').description('end a program that luod runs').argument('[service]', SERVICE),
+  )
+    .addHelpText(
+      'after',
+      '\nIt gets SIGTERM, and SIGKILL after ten seconds. What luod held for it is let go.',
+    )
+    .action((service: string | undefined, flags: AskFlags) =>
+      tell(flags, { type: 'stop', service }, (reply) => `${reply.service}: ended with ${reply.status}\n`),
+    );
+
+  const update = withAskFlags(
+    program
+      .command('update')
+      .description('replace a running program by its next version; what it keeps stays')
+      .argument('[service]', SERVICE)
+      .argument('[command...]', 'after --: the new command (default: the one it runs now)'),
+  ).addHelpText(
+    'after',
+    `
+Examples:
+  luoctl update
+  luoctl update chat --timeout 10s
+  luoctl update chat -- node chat-v2.mjs
+
+If the new version exits, hangs or refuses, the old one goes on and the exit code is 1.`,
+  );
+  for (const option of deadlineOptions()) update.addOption(option);
+  update.action((service: string | undefined, command: string[], flags: AskFlags & DeadlineFlags) => {
+    const { name, newCommand } = splitAtDashes(update, service, command);
+    const request = { type: 'update', service: name, command: newCommand, deadlines: toDeadlines(flags) };
+    return tell(flags, request, (reply) => updateSummary(reply as unknown as UpdateResult));
+  });
+
+  const rollback = withAskFlags(
+    program
+      .command('rollback')
+      .description('update a program to the command that it ran before the last one')
+      .argument('[service]', SERVICE),
+  ).addHelpText(
+    'after',
+    '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first.',
+  );
+  for (const option of deadlineOptions()) rollback.addOption(option);
+  rollback.action((service: string | undefined, flags: AskFlags & DeadlineFlags) =>
+    tell(flags, { type: 'rollback', service, deadlines: toDeadlines(flags) }, (reply) =>
+      updateSummary(reply as unknown as UpdateResult),
+    ),
+  );
+}
+
+/** `update -- node x` has no service: what stands behind the dashes is the command. */
+function splitAtDashes(
+  update: Command,
+  service: string | undefined,
+  command: string[],
+): { name: string | undefined; newCommand: string[] | undefined } {
+  const words = service === undefined ? [] : [service, ...command];
+  const dashes = process.argv.indexOf('--');
+  const behind = dashes === -1 ? 0 : process.argv.length - dashes - 1;
+  const before = words.slice(0, words.length - behind);
+  if (before.length > 1)
+    update.error(
+      `error: a new command stands after --: luoctl update ${before[0]} -- ${before.slice(1).join(' ')}`,
+    );
+  if (dashes !== -1 && behind === 0) update.error('error: there is no command after --');
+  return { name: before[0], newCommand: behind === 0 ? undefined : words.slice(words.length - behind) };
+}
