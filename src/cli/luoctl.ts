@@ -2,12 +2,15 @@
 /** luoctl: asks a luod how things stand, and to update what it runs. */
 import { Command } from 'commander';
 import { EXIT_USAGE } from './arguments.js';
+import { addCompletionCommand, completes } from './completion.js';
 import { addDoctorCommand } from './doctor.js';
 import { addKexecCommand } from './kexec.js';
+import { addManCommand } from './manual.js';
 import { packageVersion } from './package-version.js';
 import { addSelfUpdateCommand } from './self-update.js';
 import { addServiceCommands } from './services.js';
 import { addSessionCommands } from './sessions.js';
+import { addWatchCommand } from './watch.js';
 
 const program = new Command('luoctl')
   .description('Asks luod how things stand, and to update what it runs.')
@@ -25,4 +28,9 @@ addSelfUpdateCommand(program);
 addKexecCommand(program);
 addDoctorCommand(program);
 
-await program.parseAsync();
+addWatchCommand(program);
+program.commandsGroup('This command:');
+addCompletionCommand(program);
+addManCommand(program);
+
+if (!(await completes(program))) await program.parseAsync();

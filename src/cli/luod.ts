@@ -11,6 +11,8 @@ import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
 import { unblockSignals } from '../linux/signal-mask.js';
 import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
+import { addCompletionCommand, completes } from './completion.js';
+import { addManCommand } from './manual.js';
 import { packageVersion } from './package-version.js';
 
 interface RunFlags {
@@ -192,4 +194,7 @@ program
     }
   });
 
-await program.parseAsync();
+addCompletionCommand(program);
+addManCommand(program);
+
+if (!(await completes(program))) await program.parseAsync();

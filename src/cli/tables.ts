@@ -4,6 +4,7 @@ import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
+import { bad, good, heading, state } from './paint.js';
 
 export function statusTable(status: LuodStatus): string {
   const lines = [
@@ -37,8 +38,8 @@ export function updateSummary(result: UpdateResult): string {
   const { phases } = result;
   if (!result.ok) {
     const now = result.rolledBack
-      ? `rolled back: generation ${result.generation} (pid ${result.fromPid}) serves on`
-      : 'failed: the program is started again';
+      ? `${bad('rolled back')}: generation ${result.generation} (pid ${result.fromPid}) serves on`
+      : `${bad('failed')}: the program is started again`;
     return `${result.service}: ${now}\nreason: ${result.error?.message} (${result.error?.code} in ${result.error?.phase})\n`;
   }
   if (!result.carried) {
@@ -46,7 +47,7 @@ export function updateSummary(result: UpdateResult): string {
   }
   const parts = Object.entries(phases).map(([phase, ms]) => `${phase} ${ms} ms`);
   const lines = [
-    `${result.service}: generation ${result.generation}, pid ${result.fromPid} -> ${result.toPid}, ${result.connections} connections moved, blackout ${result.blackoutMs} ms`,
+    `${result.service}: ${good(`generation ${result.generation}`)}, pid ${result.fromPid} -> ${result.toPid}, ${result.connections} connections moved, blackout ${result.blackoutMs} ms`,
     `  ${parts.join(', ')}; ${result.files} files, ${result.bytes} bytes`,
   ];
   if (result.dropped !== undefined && result.dropped.length > 0)
@@ -107,20 +108,25 @@ export function kexecSummary(result: KexecResult): string {
 }
 
 export function factsTable(facts: readonly KernelFact[]): string {
-  const lines = columns(facts.map(({ name, verdict, found }) => [verdict, name, found]));
+  const rows = facts.map(({ name, verdict, found }) => [verdict, name, found]);
+  const lines = columns(rows, false);
   const advice = facts.filter((fact) => fact.advice !== undefined);
   if (advice.length === 0) return `${lines.join('\n')}\n\nthis kernel can be live-updated: luoctl kexec\n`;
   return `${lines.join('\n')}\n\n${advice.map((fact) => `${fact.name}: ${fact.advice}`).join('\n')}\n`;
 }
 
-function columns(rows: readonly (readonly string[])[]): string[] {
+/** The first row is the heading, unless it is told that there is none. */
+function columns(rows: readonly (readonly string[])[], hasHeading = true): string[] {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) =>
-    row
-      .map((cell, column) => cell.padEnd(widths[column] as number))
-      .join('  ')
-      .trimEnd(),
-  );
+  return rows.map((row, line) => {
+    const isHeading = hasHeading && line === 0;
+    const cells = row.map((cell, column) => {
+      // Nothing stands behind the last one.
+      const padded = column === row.length - 1 ? cell : cell.padEnd(widths[column] as number);
+      return isHeading ? padded : state(padded);
+    });
+    return isHeading ? heading(cells.join('  ')) : cells.join('  ').trimEnd();
+  });
 }
 
 function age(seconds: number): string {

@@ -26,7 +26,7 @@ export function withAskFlags(command: Command): Command {
  */
 export async function tell(
   flags: AskFlags,
-  request: Record<string, unknown>,
+  request: { type: string; [field: string]: unknown },
   human: (reply: Reply) => string,
 ): Promise<void> {
   let reply: Reply;

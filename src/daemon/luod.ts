@@ -18,6 +18,7 @@ import { handleFd } from '../linux/handle-fd.js';
 import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type Audit, noAudit } from './audit.js';
+import { Events } from './events.js';
 import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.js';
 import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
@@ -102,6 +103,8 @@ interface Client {
   readonly isOperator: boolean;
   /** Called when it has read the farewell. */
   goodbye?: () => void;
+  /** Ends its subscription. */
+  unsubscribe?: () => void;
 }
 
 export class Luod {
@@ -109,6 +112,7 @@ export class Luod {
   readonly #server: Server;
   readonly #services: Services;
   readonly #clients = new Set<Client>();
+  readonly #events = new Events();
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
   readonly #keeper: KeptStore | undefined;
@@ -128,11 +132,16 @@ export class Luod {
       log: options.log,
       store: this.#store,
       busy: (error) => this.#busy(error),
+      changed: (event) => this.#events.publish(event),
     });
     this.#limits = options.limits ?? defaultLimits();
+    const audit = options.audit ?? noAudit;
     this.#hosted = new HostSessions({
       limits: this.#limits,
-      audit: options.audit ?? noAudit,
+      audit: (event) => {
+        audit(event);
+        this.#events.publish(event);
+      },
       log: options.log,
       store: this.#store,
     });
@@ -293,6 +302,7 @@ export class Luod {
   }
 
   #forget(client: Client): void {
+    client.unsubscribe?.();
     if (this.#clients.delete(client)) this.#store.drop(client.group);
   }
 
@@ -378,6 +388,10 @@ export class Luod {
             sessions: this.sessions(client.isOperator ? undefined : client.peer.uid),
           });
           break;
+        case 'subscribe':
+          this.#subscribe(client);
+          wire.send({ type: 'reply', id, ok: true });
+          break;
         case 'create_session':
           this.#give(wire, id, this.#hosted.create(client.peer, request.name, request.custody ?? 'release'));
           break;
@@ -426,6 +440,16 @@ export class Luod {
     } catch (error) {
       wire.send(refusal(id, error));
     }
+  }
+
+  #subscribe(client: Client): void {
+    client.unsubscribe?.();
+    client.unsubscribe = this.#events.subscribe({
+      uid: client.peer.uid,
+      isOperator: client.isOperator,
+      send: (event) => client.wire?.send({ ...event }),
+      hangUp: () => this.#hangUp(client),
+    });
   }
 
   /** Replies when the work is done, or has failed. */
@@ -630,6 +654,7 @@ const OPEN_TO_ALL: ReadonlySet<string> = new Set([
   'retrieve_session',
   'drop_session',
   'sessions',
+  'subscribe',
 ]);
 
 function refusal(id: unknown, error: unknown): WireMessage {

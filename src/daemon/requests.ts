@@ -20,6 +20,9 @@ const services = z.object({ type: z.literal('services'), id });
 
 const sessions = z.object({ type: z.literal('sessions'), id });
 
+/** Events from now on, until the connection ends. */
+const subscribe = z.object({ type: z.literal('subscribe'), id });
+
 const deadlines = z
   .object({
     total: milliseconds,
@@ -117,6 +120,7 @@ const request = z.discriminatedUnion('type', [
   status,
   services,
   sessions,
+  subscribe,
   start,
   stop,
   update,

@@ -25,6 +25,7 @@ import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
 import { Departure } from './departure.js';
+import type { ServiceEvent } from './events.js';
 import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
 import type { Store } from './keeper-link.js';
 import type { KernelArrival } from './kernel-arrival.js';
@@ -57,6 +58,8 @@ export interface ServiceOptions {
   readonly arrival: (service: string) => Promise<KernelArrival | undefined>;
   /** What outlives this luod. */
   readonly store: Store;
+  /** Told when the service changed. */
+  readonly changed: (event: ServiceEvent) => void;
 }
 
 export interface UpdateRequest {
@@ -138,6 +141,18 @@ export class Service {
   #enter(state: ServiceState): void {
     this.#state = state;
     this.#note();
+    this.#tellChange();
+  }
+
+  #tellChange(): void {
+    const image = this.#current;
+    this.#options.changed({
+      event: 'service',
+      service: this.name,
+      state: this.#state,
+      pid: image?.pid,
+      generation: image?.generation ?? this.#generation,
+    });
   }
 
   /** What the next luod is to know. */
@@ -715,6 +730,7 @@ export class Service {
     this.#state = 'stopped';
     this.custody.clear();
     this.#store.drop();
+    this.#tellChange();
     this.#arrival?.then(
       (arrival) => arrival?.close(),
       () => undefined,

@@ -1,5 +1,6 @@
 /** The services of a luod, by name: those it was told to run, and those it took over from the luod before. */
 import { LiveUpdateError } from '../core/errors.js';
+import type { ServiceEvent } from './events.js';
 import type { ImageProcess } from './image-process.js';
 import type { KeptItem, Store } from './keeper-link.js';
 import { KernelArrival } from './kernel-arrival.js';
@@ -15,6 +16,8 @@ export interface ServicesOptions {
   readonly store: Store;
   /** Told when the kernel's device is in use by another program. */
   readonly busy: (error: LiveUpdateError) => void;
+  /** Told when a service changed. */
+  readonly changed: (event: ServiceEvent) => void;
 }
 
 /** What makes a service. */
@@ -39,11 +42,11 @@ export class Services implements Iterable<Service> {
     return this.#services.values();
   }
 
-  #shared(fresh: boolean): Pick<ServiceOptions, 'socket' | 'log' | 'store' | 'arrival'> {
-    const { socket, log, store, busy } = this.#options;
+  #shared(fresh: boolean): Pick<ServiceOptions, 'socket' | 'log' | 'store' | 'arrival' | 'changed'> {
+    const { socket, log, store, busy, changed } = this.#options;
     const arrival = async (name: string) =>
       fresh ? undefined : askKernel((device) => KernelArrival.take(device, name), busy);
-    return { socket, log, store, arrival };
+    return { socket, log, store, arrival, changed };
   }
 
   #add(service: Service): void {
