@@ -5,7 +5,7 @@
 import { LiveUpdateError } from '../core/errors.js';
 import type { Token } from '../core/types.js';
 import { dial } from '../handover/dial.js';
-import { ENV_SOCKET } from '../handover/protocol.js';
+import { ENV_SOCKET, PROTOCOL_VERSION } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd, dupFd } from '../linux/fd.js';
 
@@ -15,7 +15,7 @@ interface Answer {
 }
 
 interface Question {
-  readonly request: WireMessage;
+  readonly request: object;
   /** Duplicates, in case it has to be asked again. */
   readonly fds: readonly number[];
   readonly resolve: (answer: Answer) => void;
@@ -28,11 +28,16 @@ interface Question {
  */
 class Conversation {
   readonly #wire: Wire;
-  readonly #waiting = new Map<number, Question>();
+  /** By the id of the request; by the word and id of luo-agent's. */
+  readonly #waiting = new Map<number | string, Question>();
+  readonly #event: (answer: Answer) => void;
   #next = 1;
   #ended: LiveUpdateError | undefined;
+  #isListening = false;
 
-  constructor(fd: number) {
+  /** @param event Told of what luod says unasked; owns the descriptors. */
+  constructor(fd: number, event: (answer: Answer) => void = ({ fds }) => closeAll(fds)) {
+    this.#event = event;
     this.#wire = new Wire(fd, {
       message: (message, fds) => this.#take(message, fds),
       closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
@@ -44,13 +49,21 @@ class Conversation {
     return this.#wire.fd;
   }
 
+  get isEnded(): boolean {
+    return this.#ended !== undefined;
+  }
+
   #take(message: WireMessage, fds: number[]): void {
+    if (message.type === 'event') {
+      this.#event({ message, fds });
+      return;
+    }
     if (message.type === 'refused') this.#end(refusal(message));
     else if (message.type === 'restarted') this.#askAgain();
-    const question = this.#settle(message.id as number);
-    if (question === undefined) {
-      for (const fd of fds) closeFd(fd);
-    } else if (message.ok === true) question.resolve({ message, fds });
+    const id = message.cmd === undefined ? (message.id as number) : `${message.cmd} ${message.id}`;
+    const question = this.#settle(id);
+    if (question === undefined) closeAll(fds);
+    else if (message.ok === true) question.resolve({ message, fds });
     else question.reject(refusal(message));
   }
 
@@ -61,13 +74,19 @@ class Conversation {
     for (const { request, fds } of this.#waiting.values()) this.#wire.send({ ...request, retry: true }, fds);
   }
 
-  #settle(id: number): Question | undefined {
+  #settle(id: number | string): Question | undefined {
     const question = this.#waiting.get(id);
     if (question === undefined) return undefined;
     this.#waiting.delete(id);
-    for (const fd of question.fds) closeFd(fd);
-    if (this.#waiting.size === 0) this.#wire.unref();
+    closeAll(question.fds);
+    if (this.#waiting.size === 0 && !this.#isListening) this.#wire.unref();
     return question;
+  }
+
+  /** Keeps the event loop alive for what luod may say. */
+  listen(): void {
+    this.#isListening = true;
+    this.#wire.ref();
   }
 
   #end(error: LiveUpdateError): void {
@@ -77,12 +96,23 @@ class Conversation {
 
   /** @param fds Borrowed. */
   async ask(request: WireMessage, fds: readonly number[] = []): Promise<Answer> {
+    const id = this.#next++;
+    return await this.#send(id, { ...request, id }, fds);
+  }
+
+  /** One of luo-agent's words, whose id is a program's. */
+  async command(cmd: string, id: string): Promise<Answer> {
+    const key = `${cmd} ${id}`;
+    if (this.#waiting.has(key)) throw new LiveUpdateError('EBUSY', `${key} was not answered yet`);
+    return await this.#send(key, { cmd, id }, []);
+  }
+
+  async #send(id: number | string, request: object, fds: readonly number[]): Promise<Answer> {
     if (this.#ended !== undefined) throw this.#ended;
-    const asked = { ...request, id: this.#next++ };
     return await new Promise<Answer>((resolve, reject) => {
-      this.#waiting.set(asked.id, { request: asked, fds: fds.map((fd) => dupFd(fd)), resolve, reject });
+      this.#waiting.set(id, { request, fds: fds.map((fd) => dupFd(fd)), resolve, reject });
       this.#wire.ref();
-      this.#wire.send(asked, fds);
+      this.#wire.send(request, fds);
     });
   }
 
@@ -90,6 +120,10 @@ class Conversation {
     this.#wire.close();
     this.#end(new LiveUpdateError('EBADF', 'it is closed'));
   }
+}
+
+function closeAll(fds: readonly number[]): void {
+  for (const fd of fds) closeFd(fd);
 }
 
 function refusal(message: WireMessage): LiveUpdateError {
@@ -102,14 +136,57 @@ export interface KeptDescriptor {
   readonly token: string;
   readonly kind: string;
   readonly details: Readonly<Record<string, string | number | boolean>>;
+  /** FLBs that it depends on. */
+  readonly flbs: readonly string[];
 }
 
-/** A connection to luod. */
-export class LuodClient implements AsyncDisposable {
-  readonly #conversation: Conversation;
+/** What luod holds as an FLB. */
+export interface KeptFlb {
+  readonly flb: string;
+  readonly bytes: number;
+  /** Kept files that depend on it. */
+  readonly files: number;
+  /** Whether the connection that registered it is there. */
+  readonly registered: boolean;
+  readonly ageSeconds: number;
+}
 
-  private constructor(fd: number) {
-    this.#conversation = new Conversation(fd);
+/** Preserves what a program has in `session`; when it resolves luod is told that it is READY. */
+export type Preserve = (session: LuodSession) => Promise<void>;
+
+/**
+ * A connection to luod. A luod that is replaced or killed takes it over; if it ended all the same (luod had no keeper, say), the next
+ * request opens another. Sessions are gone then, and so is what was not answered: EPIPE.
+ */
+export class LuodClient implements AsyncDisposable {
+  readonly #path: string;
+  readonly #preserves = new Map<string, { preserve: Preserve; failed: (error: LiveUpdateError) => void }>();
+  #conversation: Conversation;
+  #isClosed = false;
+
+  private constructor(path: string, fd: number) {
+    this.#path = path;
+    this.#conversation = this.#converse(fd);
+  }
+
+  #converse(fd: number): Conversation {
+    return new Conversation(fd, (event) => this.#hear(event));
+  }
+
+  /** The conversation, or a new one when luod ended the last. */
+  async #open(): Promise<Conversation> {
+    if (!this.#conversation.isEnded || this.#isClosed) return this.#conversation;
+    const fd = await dial(this.#path);
+    if (this.#conversation.isEnded) {
+      this.#conversation = this.#converse(fd);
+      for (const id of this.#preserves.keys()) await this.#conversation.command('SUBSCRIBE', id);
+      if (this.#preserves.size > 0) this.#conversation.listen();
+    } else closeFd(fd);
+    return this.#conversation;
+  }
+
+  async #ask(request: WireMessage, fds: readonly number[] = []): Promise<Answer> {
+    return await (await this.#open()).ask(request, fds);
   }
 
   /**
@@ -122,7 +199,7 @@ export class LuodClient implements AsyncDisposable {
         operation: 'connect',
       });
     }
-    return new LuodClient(await dial(path));
+    return new LuodClient(path, await dial(path));
   }
 
   /**
@@ -143,14 +220,14 @@ export class LuodClient implements AsyncDisposable {
   }
 
   async #session(request: WireMessage): Promise<LuodSession> {
-    const { fds } = await this.#conversation.ask(request);
+    const { fds } = await this.#ask(request);
     if (fds[0] === undefined) throw new LiveUpdateError('EPROTO', 'a session without its descriptor');
     return new LuodSession(fds[0]);
   }
 
   /** Gives up what was left under a name, with its files. @returns how many sessions. @throws {LiveUpdateError} ENOENT, EBUSY. */
   async dropSession(name: string): Promise<number> {
-    const { message } = await this.#conversation.ask({ type: 'drop_session', name });
+    const { message } = await this.#ask({ type: 'drop_session', name });
     return message.dropped as number;
   }
 
@@ -162,7 +239,7 @@ export class LuodClient implements AsyncDisposable {
   async selfUpdate(
     binary?: string,
   ): Promise<{ version: string; pid: number; sessions: number; services: number }> {
-    const { message } = await this.#conversation.ask({ type: 'self_update', binary });
+    const { message } = await this.#ask({ type: 'self_update', binary });
     return {
       version: message.version as string,
       pid: message.pid as number,
@@ -171,8 +248,97 @@ export class LuodClient implements AsyncDisposable {
     };
   }
 
+  /**
+   * What luod speaks and allows.
+   * @throws {LiveUpdateError} EPROTONOSUPPORT when it speaks no version that this client does.
+   */
+  async hello(): Promise<{ protocol: number; version: string; limits: Readonly<Record<string, number>> }> {
+    const { message } = await this.#ask({
+      type: 'hello',
+      protocol: [PROTOCOL_VERSION],
+      client: 'liveupdate',
+    });
+    const { protocol, version, limits } = message;
+    return { protocol, version, limits } as Awaited<ReturnType<LuodClient['hello']>>;
+  }
+
+  /**
+   * Registers memory that all of this user's programs can have by its name, and that luod keeps as long as any file depends on it
+   * (`LuodSession.preserve`); or, without one, as long as this connection lives.
+   * @param fd A memfd, which may be closed afterwards.
+   * @throws {LiveUpdateError} EINVAL for a name that is not 1 to 47 bytes without NUL; EBADF, ENOENT for what is no memfd; EEXIST:
+   *   `retrieveFlb` gives it; ENOSPC, EMFILE at luod's limits.
+   */
+  async registerFlb(name: string, fd: number): Promise<void> {
+    await this.#ask({ type: 'register_flb', name }, [fd]);
+  }
+
+  /** @returns a descriptor of an FLB's memory, the caller's to close. @throws {LiveUpdateError} ENOENT. */
+  async retrieveFlb(name: string): Promise<number> {
+    const { fds } = await this.#ask({ type: 'retrieve_flb', name });
+    if (fds[0] === undefined) throw new LiveUpdateError('EPROTO', 'an FLB without its descriptor');
+    return fds[0];
+  }
+
+  /** Ends the registration. @returns how many files keep the memory all the same. @throws {LiveUpdateError} ENOENT. */
+  async unregisterFlb(name: string): Promise<number> {
+    return (await this.#ask({ type: 'unregister_flb', name })).message.files as number;
+  }
+
+  /** This user's FLBs. */
+  async listFlbs(): Promise<KeptFlb[]> {
+    return (await this.#ask({ type: 'list_flbs' })).message.flbs as KeptFlb[];
+  }
+
+  /**
+   * Has luod call `preserve` with a session when everything is about to be replaced (`luoctl preserve`). Keeps the event loop alive.
+   * @param id A name of this program's own, by which its next image says `claim`.
+   * @param failed Told when `preserve` throws: luod hears nothing, and tells the operator who is late.
+   * @throws {LiveUpdateError} EEXIST when another program of this user has the id; EINVAL for a name that is none.
+   */
+  async subscribe(
+    id: string,
+    preserve: Preserve,
+    failed: (error: LiveUpdateError) => void = (error) => process.emitWarning(error),
+  ): Promise<void> {
+    const conversation = await this.#open();
+    await conversation.command('SUBSCRIBE', id);
+    this.#preserves.set(id, { preserve, failed });
+    conversation.listen();
+  }
+
+  /** What the image before preserved. @throws {LiveUpdateError} ENOENT when nothing was; EINVAL when it is claimed. */
+  async claim(id: string): Promise<LuodSession> {
+    const { fds } = await (await this.#open()).command('CLAIM', id);
+    if (fds[0] === undefined) throw new LiveUpdateError('EPROTO', 'a session without its descriptor');
+    return new LuodSession(fds[0]);
+  }
+
+  #hear({ message, fds }: Answer): void {
+    const id = String(message.id);
+    const subscriber = this.#preserves.get(id);
+    const [fd] = fds;
+    if (message.event !== 'START_PRESERVATION' || subscriber === undefined || fd === undefined) {
+      closeAll(fds);
+      return;
+    }
+    const session = new LuodSession(fd);
+    const conversation = this.#conversation;
+    subscriber
+      .preserve(session)
+      .then(() => conversation.command('READY', id))
+      .catch(async (error: unknown) => {
+        subscriber.failed(LiveUpdateError.from(error, { operation: 'preserve', session: id }));
+        // Half of it is of no use, and its name has to be free for the next time.
+        await session.abandon();
+      })
+      // luod is gone, and the session with it.
+      .catch(() => session.close());
+  }
+
   /** Closes the connection. Sessions live on. */
   close(): void {
+    this.#isClosed = true;
     this.#conversation.close();
   }
 
@@ -197,12 +363,14 @@ export class LuodSession implements AsyncDisposable {
 
   /**
    * Keeps the file behind `fd`, which may be closed afterwards.
+   * @param options.flbs FLBs that the file depends on: luod keeps them as long as it keeps the file.
    * @returns what luod found it to be.
    * @throws {LiveUpdateError} in this order: EINVAL: the session came from another owner. EEXIST: the token is in use. EBADF,
-   *   ENOENT: luod keeps no such file. EBUSY: it is kept already. ENOSPC, EMFILE: luod's limits.
+   *   ENOENT: luod keeps no such file. EBUSY: it is kept already. ENOENT: no such FLB. ENOSPC, EMFILE: luod's limits.
    */
-  async preserve(fd: number, token: Token): Promise<string> {
-    const { message } = await this.#conversation.ask({ type: 'preserve_fd', token: String(token) }, [fd]);
+  async preserve(fd: number, token: Token, options: { flbs?: readonly string[] } = {}): Promise<string> {
+    const request = { type: 'preserve_fd', token: String(token), flbs: options.flbs };
+    const { message } = await this.#conversation.ask(request, [fd]);
     return message.kind as string;
   }
 
@@ -234,6 +402,21 @@ export class LuodSession implements AsyncDisposable {
   /** What is kept. */
   async list(): Promise<KeptDescriptor[]> {
     return (await this.#conversation.ask({ type: 'list' })).message.files as KeptDescriptor[];
+  }
+
+  /**
+   * Ends the session now, for every process that has it, as if the last descriptor were closed.
+   * @throws {LiveUpdateError} EPIPE when luod is gone.
+   */
+  async closeNow(): Promise<void> {
+    await this.#conversation.ask({ type: 'close' });
+    this.close();
+  }
+
+  /** Takes everything out again, so that nothing is held, and ends the session. */
+  async abandon(): Promise<void> {
+    for (const { token } of await this.list()) await this.unpreserve(BigInt(token));
+    await this.closeNow();
   }
 
   /** Gives this descriptor up; the last one decides what becomes of the session (see `LuodClient.createSession`). */

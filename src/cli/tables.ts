@@ -1,7 +1,9 @@
 /** What people read: the status as a table, an update as a few lines. */
+import type { Preservation } from '../daemon/agents.js';
 import type { KexecResult } from '../daemon/kernel-update.js';
 import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
 import type { ServiceStatus } from '../daemon/service.js';
+import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
 import { bad, good, heading, state } from './paint.js';
@@ -85,6 +87,26 @@ export function filesTable(sessions: readonly SessionStatus[], name: string | un
     );
   if (rows.length === 0) return 'no files\n';
   return `${columns([['SESSION', 'OWNER', 'TOKEN', 'KIND', 'DETAILS'], ...rows]).join('\n')}\n`;
+}
+
+export function flbsTable(flbs: readonly SharedFlbStatus[]): string {
+  if (flbs.length === 0) return 'no FLBs\n';
+  const rows = flbs.map(({ flb, uid, bytes, files, registered, ageSeconds }) => [
+    flb,
+    String(uid),
+    String(bytes),
+    String(files),
+    registered ? 'yes' : 'no',
+    age(ageSeconds),
+  ]);
+  return `${columns([['FLB', 'UID', 'BYTES', 'FILES', 'REGISTERED', 'AGE'], ...rows]).join('\n')}\n`;
+}
+
+export function preservationSummary({ ready, late }: Preservation): string {
+  if (ready.length + late.length === 0) return 'nobody is subscribed\n';
+  const lines = [`${ready.length} programs are ready: ${ready.join(', ') || '-'}`];
+  for (const { id, uid, reason } of late) lines.push(`${bad('late')}: ${id} of uid ${uid}: ${reason}`);
+  return `${lines.join('\n')}\n`;
 }
 
 export function kexecSummary(result: KexecResult): string {

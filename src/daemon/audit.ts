@@ -2,11 +2,15 @@
 import pino from 'pino';
 
 export interface AuditEvent {
-  /** create, retrieve, preserve, unpreserve, retrieveFd, finish, orphan, release, drop. */
+  /**
+   * Of a session: create, retrieve, preserve, unpreserve, retrieveFd, finish, orphan, release, drop; of an FLB: registerFlb,
+   * retrieveFlb, unregisterFlb, finishFlb.
+   */
   readonly event: string;
   readonly uid: number;
   readonly pid: number;
-  readonly session: string;
+  readonly session?: string | undefined;
+  readonly flb?: string | undefined;
   readonly token?: string | undefined;
   /** What kind of file. */
   readonly kind?: string | undefined;

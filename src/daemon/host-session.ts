@@ -19,7 +19,7 @@
  * orchestrator takes it in. So what happens to files, and in which order, is core's business here as everywhere.
  */
 import { z } from 'zod';
-import { LiveUpdateError } from '../core/errors.js';
+import { type ErrorContext, LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate, type Session } from '../core/index.js';
 import type { Image, MaybePromise, Token } from '../core/types.js';
 import { type Handover, handleOf } from '../handlers/carried.js';
@@ -36,6 +36,7 @@ import type { Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
 import { errorReply, reportOf } from './phases.js';
 import { parseSessionRequest, type SessionRequest } from './session-requests.js';
+import type { SharedFlbs } from './shared-flbs.js';
 
 export type CustodyKind = 'release' | 'hold';
 export type HostSessionState = 'owned' | 'orphaned' | 'claimed' | 'over';
@@ -51,11 +52,14 @@ export interface HostedFile {
   readonly token: string;
   readonly kind: string;
   readonly details: Readonly<Record<string, string | number | boolean>>;
+  /** FLBs that it depends on. */
+  readonly flbs: readonly string[];
 }
 
 /** What all sessions of a luod share. */
 export interface HostShared {
   readonly claims: FileClaims;
+  readonly flbs: SharedFlbs;
   readonly limits: Limits;
   readonly audit: Audit;
   readonly log: (line: string) => void;
@@ -84,7 +88,10 @@ export const sessionRecord = z.object({
 export type SessionRecord = z.infer<typeof sessionRecord>;
 
 /** A file's item in the keeper; its record is the token. */
-export const fileRecord = z.object({ token: z.string().regex(/^\d{1,20}$/) });
+export const fileRecord = z.object({
+  token: z.string().regex(/^\d{1,20}$/),
+  flbs: z.array(z.string()).default([]),
+});
 
 interface Kept extends HostedFile {
   /** Undefined when only a comparison can tell. */
@@ -151,7 +158,12 @@ export class HostSession {
   }
 
   get files(): HostedFile[] {
-    return Array.from(this.#files.values(), ({ token, kind, details }) => ({ token, kind, details }));
+    return Array.from(this.#files.values(), ({ token, kind, details, flbs }) => ({
+      token,
+      kind,
+      details,
+      flbs,
+    }));
   }
 
   /**
@@ -162,13 +174,13 @@ export class HostSession {
   static restore(
     options: Omit<HostSessionOptions, 'name' | 'custody' | 'peer' | 'createdAt'>,
     record: SessionRecord,
-    files: readonly { token: Token; fd: number }[],
+    files: readonly { token: Token; fd: number; flbs: readonly string[] }[],
     wireFd: number | undefined,
   ): HostSession {
     const { name, custody, createdAt } = record;
     const session = new HostSession({ ...options, name, custody, createdAt, peer: record });
     try {
-      for (const { token, fd } of files) session.#keep(token, new FdFile(fd));
+      for (const { token, fd, flbs } of files) session.#keep(token, new FdFile(fd), flbs);
       if (record.state !== 'owned') session.#handOver();
       if (record.finished) now(session.#session.finish());
     } catch (error) {
@@ -244,8 +256,8 @@ export class HostSession {
   tellAgain(): void {
     const { store } = this.#shared;
     store.put(this.#group, 'session', this.#record(), this.#wire === undefined ? [] : [this.#wire.fd]);
-    for (const token of this.#files.keys()) {
-      store.put(this.#group, `file ${token}`, { token: String(token) }, [this.#fdOf(token)]);
+    for (const [token, { flbs }] of this.#files) {
+      store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [this.#fdOf(token)]);
     }
   }
 
@@ -274,11 +286,18 @@ export class HostSession {
       const reply = this.#perform(request, fds);
       answered = reply.fds;
       this.#wire?.send({ type: 'reply', id, ok: true, ...reply.body }, answered);
+      if (request.type === 'close') this.#closeNow();
     } catch (error) {
       this.#refuse(id, error);
     } finally {
       for (const fd of [...fds, ...answered]) closeFd(fd);
     }
+  }
+
+  /** As if the client's last descriptor were closed. */
+  #closeNow(): void {
+    this.#wire?.close();
+    this.#detached();
   }
 
   #refuse(id: unknown, error: unknown): void {
@@ -297,6 +316,8 @@ export class HostSession {
         return this.#audited('finish', undefined, () => this.#finish(request.reserved ?? 0));
       case 'get_name':
         return { body: { name: this.#session.getName({ reserved: request.reserved ?? 0 }) }, fds: [] };
+      case 'close':
+        return NOTHING;
       case 'list':
         return { body: { state: this.#state, custody: this.custody, files: this.files }, fds: [] };
     }
@@ -329,9 +350,10 @@ export class HostSession {
   }
 
   #preserve(
-    { token, retry }: { token: Token; retry?: boolean | undefined },
+    { token, flbs: asked = [], retry }: Extract<SessionRequest, { type: 'preserve_fd' }>,
     fd: number | undefined,
   ): { body: object; fds: number[] } {
+    const flbs = [...new Set(asked)];
     const file = fd === undefined || this.#isSession(fd) ? undefined : new FdFile(fd);
     const known = this.#files.get(token);
     if (
@@ -351,16 +373,22 @@ export class HostSession {
         token,
       });
     }
-    const { kind } = this.#keep(token, file);
-    this.#shared.store.put(this.#group, `file ${token}`, { token: String(token) }, [fd as number]);
+    const { kind } = this.#keep(token, file, flbs);
+    this.#shared.store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [fd as number]);
     return { body: { kind }, fds: [] };
   }
 
-  #keep(token: Token, file: FdFile | undefined): Kept {
+  #keep(token: Token, file: FdFile | undefined, flbs: readonly string[]): Kept {
     now(this.#session.preserve(file, token));
+    try {
+      this.#shared.flbs.use(this.uid, flbs);
+    } catch (error) {
+      now(this.#session.unpreserve(token));
+      throw error;
+    }
     this.#shared.heldFds++;
     const { kind, details, identity } = file!.facts!;
-    const kept = { token: String(token), kind, details, identity };
+    const kept = { token: String(token), kind, details, identity, flbs };
     this.#files.set(token, kept);
     return kept;
   }
@@ -376,14 +404,12 @@ export class HostSession {
 
   /** @throws {LiveUpdateError} ENOSPC, EMFILE. */
   #requireRoom(): void {
-    const { limits, heldFds } = this.#shared;
+    const { limits } = this.#shared;
     const context = { operation: 'preserve', session: this.name };
     if (this.#files.size >= limits.filesPerSession) {
       throw new LiveUpdateError('ENOSPC', `a session has at most ${limits.filesPerSession} files`, context);
     }
-    if (heldFds >= limits.heldFds) {
-      throw new LiveUpdateError('EMFILE', `luod holds ${heldFds} descriptors, all that it may`, context);
-    }
+    requireFd(this.#shared, context);
   }
 
   #unpreserve({ token, retry }: { token: Token; retry?: boolean | undefined }): {
@@ -394,7 +420,9 @@ export class HostSession {
     now(this.#session.unpreserve(token));
     this.#shared.store.drop(this.#group, `file ${token}`);
     this.#shared.heldFds--;
+    const flbs = this.#files.get(token)?.flbs ?? [];
     this.#files.delete(token);
+    this.#shared.flbs.release(this.uid, flbs);
     return NOTHING;
   }
 
@@ -417,7 +445,9 @@ export class HostSession {
     for (const { fd } of this.#retrieved.values()) closeFd(fd);
     this.#retrieved.clear();
     this.#shared.heldFds -= this.#files.size;
+    const files = [...this.#files.values()].reverse();
     this.#files.clear();
+    for (const { flbs } of files) this.#shared.flbs.release(this.uid, flbs);
   }
 
   /** The last descriptor of the client's was closed. */
@@ -483,6 +513,12 @@ export class HostSession {
     this.#shared.store.drop(this.#group);
     this.#ended(this);
   }
+}
+
+/** @throws {LiveUpdateError} EMFILE when luod may hold no more. */
+export function requireFd({ limits, heldFds }: HostShared, context: ErrorContext): void {
+  if (heldFds < limits.heldFds) return;
+  throw new LiveUpdateError('EMFILE', `luod holds ${heldFds} descriptors, all that it may`, context);
 }
 
 const NOTHING = { body: {}, fds: [] };

@@ -2,7 +2,7 @@
  * All sessions that luod keeps for clients, by user: names are a user's own, and nobody else's sessions can be seen, told
  * apart from ones that are not there, or taken.
  */
-import { LiveUpdateError } from '../core/errors.js';
+import { type ErrorContext, LiveUpdateError } from '../core/errors.js';
 import { isSessionName } from '../core/names.js';
 import { FileClaims } from '../handlers/file-claims.js';
 import { closeFd } from '../linux/fd.js';
@@ -16,11 +16,13 @@ import {
   type HostSessionState,
   type HostShared,
   type Peer,
+  requireFd,
   type SessionRecord,
   sessionRecord,
 } from './host-session.js';
 import type { KeptItem, Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
+import { SharedFlbs } from './shared-flbs.js';
 
 export interface HostSessionStatus {
   readonly session: string;
@@ -49,8 +51,23 @@ export class HostSessions {
 
   #next = 1;
 
+  /** FLBs that files of any session may depend on. */
+  readonly flbs: SharedFlbs;
+
   constructor(options: { limits: Limits; audit: Audit; log: (line: string) => void; store: Store }) {
-    this.#shared = { ...options, claims: new FileClaims(), heldFds: 0, sessionSockets: new Set() };
+    this.flbs = new SharedFlbs({
+      store: options.store,
+      audit: options.audit,
+      hold: () => {
+        requireFd(this.#shared, { operation: 'register_flb' });
+        this.#shared.heldFds++;
+      },
+      letGo: () => {
+        this.#shared.heldFds--;
+      },
+    });
+    const { flbs } = this;
+    this.#shared = { ...options, flbs, claims: new FileClaims(), heldFds: 0, sessionSockets: new Set() };
   }
 
   get heldFds(): number {
@@ -61,6 +78,11 @@ export class HostSessions {
     let count = 0;
     for (const user of this.#users.values()) count += user.count;
     return count;
+  }
+
+  /** Whether a user's program has a session of this name that it created. */
+  isOwned(uid: number, name: string): boolean {
+    return this.#users.get(uid)?.owned.has(name) ?? false;
   }
 
   #user(uid: number): User {
@@ -80,8 +102,7 @@ export class HostSessions {
   create(peer: Peer, name: string, custody: CustodyKind): number {
     return this.#audited('create', peer, name, () => {
       const context = { operation: 'create_session', session: String(name) };
-      if (!isSessionName(name))
-        throw new LiveUpdateError('EINVAL', 'a name is 1 to 63 bytes without NUL', context);
+      checkName(name, context);
       const user = this.#user(peer.uid);
       if (user.owned.has(name))
         throw new LiveUpdateError('EEXIST', 'an owner has a session of this name', context);
@@ -227,13 +248,21 @@ export class HostSessions {
 
   /** Tells a new keeper everything. */
   tellAgain(): void {
+    this.flbs.tellAgain();
     for (const session of this.sessions()) session.tellAgain();
   }
 
   /** Gives everything up. */
   close(): void {
     for (const session of [...this.sessions()]) session.drop();
+    this.flbs.close();
   }
+}
+
+/** @throws {LiveUpdateError} EINVAL. */
+export function checkName(name: string, context: ErrorContext): void {
+  if (!isSessionName(name))
+    throw new LiveUpdateError('EINVAL', 'a name is 1 to 63 bytes without NUL', context);
 }
 
 /** Sessions' groups in the keeper: this and a number. */
@@ -243,7 +272,7 @@ export const GROUP = 'session ';
 export function parseItems(items: readonly KeptItem[]): {
   group: string;
   record: SessionRecord;
-  files: { token: bigint; fd: number }[];
+  files: { token: bigint; fd: number; flbs: readonly string[] }[];
   wireFd: number | undefined;
 } {
   try {
@@ -254,7 +283,8 @@ export function parseItems(items: readonly KeptItem[]): {
       .filter((item) => item !== own)
       .map(({ record: file, fds }) => {
         if (fds[0] === undefined) throw new LiveUpdateError('EINVAL', 'a file without its descriptor');
-        return { token: BigInt(fileRecord.parse(file).token), fd: fds[0] };
+        const { token, flbs } = fileRecord.parse(file);
+        return { token: BigInt(token), fd: fds[0], flbs };
       });
     return { group: own.group, record, files, wireFd: own.fds[0] };
   } catch (error) {

@@ -7,6 +7,7 @@
  */
 import { createServer, type Server } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { detach } from '../handover/dial.js';
@@ -17,6 +18,7 @@ import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
 import { peerCredentials } from '../linux/socket-facts.js';
+import { type AgentConnection, Agents } from './agents.js';
 import { type Audit, noAudit } from './audit.js';
 import { Events } from './events.js';
 import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.js';
@@ -33,6 +35,7 @@ import { parseImageMessage, parseRequest, type Request } from './requests.js';
 import type { Service, ServiceStatus } from './service.js';
 import { SERVICE_GROUP } from './service-record.js';
 import { type RunOptions, Services } from './services.js';
+import { FLB_GROUP } from './shared-flbs.js';
 import { checkSocketPath, claimSocketPath, closeToStrangers, keeperPath } from './socket-path.js';
 import { checkSuccessor } from './successor-check.js';
 
@@ -103,8 +106,10 @@ interface Client {
   readonly isOperator: boolean;
   /** Called when it has read the farewell. */
   goodbye?: () => void;
-  /** Ends its subscription. */
+  /** Ends its subscription to events. */
   unsubscribe?: () => void;
+  /** What it is to luo-agent's dialogue. */
+  readonly agent: AgentConnection;
 }
 
 export class Luod {
@@ -113,6 +118,7 @@ export class Luod {
   readonly #services: Services;
   readonly #clients = new Set<Client>();
   readonly #events = new Events();
+  readonly #agents: Agents;
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
   readonly #keeper: KeptStore | undefined;
@@ -144,6 +150,10 @@ export class Luod {
       },
       log: options.log,
       store: this.#store,
+    });
+    this.#agents = new Agents({
+      sessions: this.#hosted,
+      changed: ({ group }, subscriptions) => this.#store.amend(group, 'socket', { subscriptions }),
     });
     // Paused, because Node must not read from what becomes a Wire: its reads would drop descriptors.
     this.#server = createServer({ pauseOnConnect: true }, (socket) => {
@@ -204,8 +214,9 @@ export class Luod {
   /** Tells a new keeper everything. */
   #tellAgain(): void {
     this.#noteListener();
-    for (const { group, wire } of this.#clients) {
-      if (wire?.isOpen === true) this.#store.put(group, 'socket', {}, [wire.fd]);
+    for (const { group, wire, agent } of this.#clients) {
+      const subscriptions = this.#agents.subscriptions(agent);
+      if (wire?.isOpen === true) this.#store.put(group, 'socket', { subscriptions }, [wire.fd]);
     }
     this.#services.tellAgain();
     this.#hosted.tellAgain();
@@ -231,7 +242,17 @@ export class Luod {
       if (group === LISTENER) listener = own[0]?.fds[0];
       else if (group.startsWith(CLIENT)) {
         this.#nextClient = Math.max(this.#nextClient, Number(group.slice(CLIENT.length)) + 1);
-        clients.set(group, this.#adopt(own[0]?.fds[0] as number, group));
+        const client = this.#adopt(own[0]?.fds[0] as number, group);
+        clients.set(group, client);
+        const { subscriptions } = clientRecord.parse(own[0]?.record);
+        for (const subscription of subscriptions) this.#agents.restore(subscription, client.agent);
+      }
+    }
+    for (const [group, own] of groups) {
+      try {
+        if (group.startsWith(FLB_GROUP)) for (const item of own) this.#hosted.flbs.restore(item);
+      } catch (error) {
+        this.#options.log(`'${group}' of the luod before: ${LiveUpdateError.from(error).message}`);
       }
     }
     for (const [group, own] of groups) {
@@ -244,6 +265,7 @@ export class Luod {
         this.#options.log(`'${group}' of the luod before: ${LiveUpdateError.from(error).message}`);
       }
     }
+    this.#hosted.flbs.settle((group) => clients.has(group));
     for (const { name } of this.#services) this.#restored.add(name);
     // First whose owner died meanwhile, so that names are free when somebody asks for them.
     for (const session of restored) session.resume();
@@ -303,6 +325,8 @@ export class Luod {
 
   #forget(client: Client): void {
     client.unsubscribe?.();
+    this.#agents.left(client.agent);
+    this.#hosted.flbs.left(client.group);
     if (this.#clients.delete(client)) this.#store.drop(client.group);
   }
 
@@ -329,7 +353,8 @@ export class Luod {
     const peer = peerCredentials(fd);
     const group = restored ?? `${CLIENT}${this.#nextClient++}`;
     const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
-    const client: Client = { group, peer, wire: undefined, image: undefined, isOperator };
+    const agent: AgentConnection = { group, peer, send: (message, fds) => client.wire?.send(message, fds) };
+    const client: Client = { group, peer, wire: undefined, image: undefined, isOperator, agent };
     const { lineBytes, stallMs } = this.#limits;
     client.wire = new Wire(
       fd,
@@ -361,8 +386,6 @@ export class Luod {
       }
       return;
     }
-    // An operator has no descriptors to give.
-    for (const fd of fds) closeFd(fd);
     const { id } = message;
     if (message.type === 'resume') return;
     try {
@@ -380,6 +403,7 @@ export class Luod {
         case 'services':
           wire.send({ type: 'reply', id, ok: true, services: this.#services.status() });
           break;
+        case 'list':
         case 'sessions':
           wire.send({
             type: 'reply',
@@ -387,6 +411,27 @@ export class Luod {
             ok: true,
             sessions: this.sessions(client.isOperator ? undefined : client.peer.uid),
           });
+          break;
+        case 'register_flb':
+          this.#registerFlb(client, request, fds[0]);
+          wire.send({ type: 'reply', id, ok: true });
+          break;
+        case 'retrieve_flb':
+          this.#give(wire, id, this.#hosted.flbs.retrieve(client.peer, request.name));
+          break;
+        case 'unregister_flb':
+          wire.send({ type: 'reply', id, ok: true, files: this.#unregisterFlb(client, request) });
+          break;
+        case 'list_flbs': {
+          const flbs = this.#hosted.flbs.status(client.isOperator ? undefined : client.peer.uid);
+          wire.send({ type: 'reply', id, ok: true, flbs });
+          break;
+        }
+        case 'agent':
+          this.#agent(client, request);
+          break;
+        case 'preserve':
+          this.#answer(wire, id, this.#agents.preserve(request.timeout ?? PRESERVE_MS));
           break;
         case 'subscribe':
           this.#subscribe(client);
@@ -438,8 +483,46 @@ export class Luod {
           break;
       }
     } catch (error) {
-      wire.send(refusal(id, error));
+      wire.send(refusal(id, error, message.type === 'agent' ? message.cmd : undefined));
+    } finally {
+      // What is kept is kept by a duplicate.
+      for (const fd of fds) closeFd(fd);
     }
+  }
+
+  #registerFlb(
+    client: Client,
+    request: Extract<Request, { type: 'register_flb' }>,
+    fd: number | undefined,
+  ): void {
+    const { flbs } = this.#hosted;
+    // Asked before, of a luod that was killed when it had done it.
+    if (request.retry === true && flbs.isRegisteredBy(client.peer, request.name, client.group)) return;
+    flbs.register(client.peer, request.name, fd, client.group);
+  }
+
+  #unregisterFlb(client: Client, { name, retry }: Extract<Request, { type: 'unregister_flb' }>): number {
+    const { flbs } = this.#hosted;
+    if (retry === true && !flbs.isRegisteredBy(client.peer, name, client.group))
+      return flbs.files(client.peer, name);
+    return flbs.unregister(client.peer, name);
+  }
+
+  #agent(client: Client, { cmd, id }: Extract<Request, { type: 'agent' }>): void {
+    const wire = client.wire as Wire;
+    const reply = { type: 'reply', cmd, id, ok: true };
+    if (cmd === 'CLAIM') {
+      const fd = this.#agents.claim(client.peer, id);
+      try {
+        wire.send(reply, [fd]);
+      } finally {
+        closeFd(fd);
+      }
+      return;
+    }
+    if (cmd === 'SUBSCRIBE') this.#agents.subscribe(id, client.agent);
+    else this.#agents.ready(id, client.agent);
+    wire.send(reply);
   }
 
   #subscribe(client: Client): void {
@@ -477,8 +560,18 @@ export class Luod {
     return { service: service.name, status: await service.stopped };
   }
 
-  #greet(client: Client, hello: { protocol: number; image: string; pid: number }): void {
+  #greet(client: Client, hello: Extract<Request, { type: 'hello' }>): void {
     const wire = client.wire as Wire;
+    if (hello.image === undefined || hello.pid === undefined) {
+      const versions = Array.isArray(hello.protocol) ? hello.protocol : [hello.protocol];
+      if (!versions.includes(PROTOCOL_VERSION)) {
+        const text = `this luod speaks protocol ${PROTOCOL_VERSION}`;
+        throw new LiveUpdateError('EPROTONOSUPPORT', text, { operation: 'hello' });
+      }
+      const about = { protocol: PROTOCOL_VERSION, version: this.#options.version, limits: this.#limits };
+      wire.send({ type: 'reply', id: hello.id, ok: true, ...about });
+      return;
+    }
     const expected = this.#services.expects(hello.image);
     if (expected === undefined) {
       const message = 'no image with this secret is expected';
@@ -655,8 +748,23 @@ const OPEN_TO_ALL: ReadonlySet<string> = new Set([
   'drop_session',
   'sessions',
   'subscribe',
+  'hello',
+  'list',
+  'register_flb',
+  'retrieve_flb',
+  'unregister_flb',
+  'list_flbs',
+  'agent',
 ]);
 
-function refusal(id: unknown, error: unknown): WireMessage {
-  return { type: 'reply', id, ok: false, error: errorReply(error) };
+/** How long subscribers may take to preserve, unless the operator says otherwise. */
+const PRESERVE_MS = 30_000;
+
+/** A client as the keeper has it. */
+const clientRecord = z.object({
+  subscriptions: z.array(z.object({ id: z.string(), ready: z.boolean() })).default([]),
+});
+
+function refusal(id: unknown, error: unknown, cmd?: unknown): WireMessage {
+  return { type: 'reply', cmd, id, ok: false, error: errorReply(error) };
 }

@@ -9,9 +9,14 @@ const id = requestId;
 
 const hello = z.object({
   type: z.literal('hello'),
-  protocol: z.number().int(),
-  image: z.string().max(200),
-  pid: z.number().int().positive(),
+  id,
+  /** The version that an image speaks, or those that a client does. */
+  protocol: z.union([z.number().int(), z.array(z.number().int()).min(1).max(100)]),
+  /** An image's secret, and its pid. */
+  image: z.string().max(200).optional(),
+  pid: z.number().int().positive().optional(),
+  /** For people: who asks. */
+  client: z.string().max(200).optional(),
 });
 
 const status = z.object({ type: z.literal('status'), id });
@@ -19,6 +24,35 @@ const status = z.object({ type: z.literal('status'), id });
 const services = z.object({ type: z.literal('services'), id });
 
 const sessions = z.object({ type: z.literal('sessions'), id });
+
+const list = z.object({ type: z.literal('list'), id });
+
+/** Checked by the contract itself. */
+const flbName = z.string().max(1000);
+
+const registerFlb = z.object({
+  type: z.literal('register_flb'),
+  id,
+  name: flbName,
+  retry: z.boolean().optional(),
+});
+const retrieveFlb = z.object({ type: z.literal('retrieve_flb'), id, name: flbName });
+const unregisterFlb = z.object({
+  type: z.literal('unregister_flb'),
+  id,
+  name: flbName,
+  retry: z.boolean().optional(),
+});
+const listFlbs = z.object({ type: z.literal('list_flbs'), id });
+
+/** luo-agent's words; their id is a program's, not a request's. */
+const agent = z.object({
+  type: z.literal('agent'),
+  cmd: z.enum(['SUBSCRIBE', 'READY', 'CLAIM']),
+  id: z.string().max(1000),
+});
+
+const preserve = z.object({ type: z.literal('preserve'), id, timeout: milliseconds.optional() });
 
 /** Events from now on, until the connection ends. */
 const subscribe = z.object({ type: z.literal('subscribe'), id });
@@ -120,7 +154,14 @@ const request = z.discriminatedUnion('type', [
   status,
   services,
   sessions,
+  list,
   subscribe,
+  registerFlb,
+  retrieveFlb,
+  unregisterFlb,
+  listFlbs,
+  agent,
+  preserve,
   start,
   stop,
   update,

@@ -1,7 +1,7 @@
 /** What may be asked on a session's own descriptor, checked at the door. */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
-import { U64_MAX } from '../core/names.js';
+import { FLB_LIMIT, U64_MAX } from '../core/names.js';
 
 export const requestId = z.union([z.number(), z.string().max(100)]).optional();
 
@@ -16,13 +16,17 @@ const retry = z.boolean().optional();
 
 const reserved = z.number().int().optional();
 
+/** FLBs that the file depends on. */
+const flbs = z.array(z.string().max(1000)).max(FLB_LIMIT).optional();
+
 const request = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('preserve_fd'), id: requestId, token, retry }),
+  z.object({ type: z.literal('preserve_fd'), id: requestId, token, flbs, retry }),
   z.object({ type: z.literal('unpreserve_fd'), id: requestId, token, retry }),
   z.object({ type: z.literal('retrieve_fd'), id: requestId, token }),
   z.object({ type: z.literal('finish'), id: requestId, reserved }),
   z.object({ type: z.literal('get_name'), id: requestId, reserved }),
   z.object({ type: z.literal('list'), id: requestId }),
+  z.object({ type: z.literal('close'), id: requestId }),
 ]);
 
 export type SessionRequest = z.infer<typeof request>;

@@ -122,7 +122,7 @@ export class Wire {
    * @throws {LiveUpdateError} ENOBUFS when the peer does not read and the queue is full;
    *   E2BIG for more descriptors than a line may own.
    */
-  send(message: WireMessage, fds: readonly number[] = []): void {
+  send(message: object, fds: readonly number[] = []): void {
     if (!this.#open) return;
     if (fds.length > this.#limits.lineFds) {
       throw new LiveUpdateError('E2BIG', `${fds.length} descriptors in one message`, { operation: 'send' });
@@ -310,7 +310,7 @@ export class Wire {
     }
     let message: unknown;
     try {
-      message = JSON.parse(Buffer.from(line.buffer, line.byteOffset, line.length).toString('utf8'));
+      message = withType(JSON.parse(Buffer.from(line.buffer, line.byteOffset, line.length).toString('utf8')));
     } catch (cause) {
       this.#fail(new LiveUpdateError('EPROTO', 'a line that is no JSON', { cause }));
       return;
@@ -356,6 +356,14 @@ export class Wire {
 
 function isMessage(value: unknown): value is WireMessage {
   return typeof value === 'object' && value !== null && 'type' in value && typeof value.type === 'string';
+}
+
+/** Messages of luo-agent's dialogue, `{"cmd":...}` and `{"event":...}`, as the messages of type 'agent' and 'event' that they are here. */
+function withType(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || 'type' in value) return value;
+  if ('cmd' in value && typeof value.cmd === 'string') return { ...value, type: 'agent' };
+  if ('event' in value && typeof value.event === 'string') return { ...value, type: 'event' };
+  return value;
 }
 
 function isGone(error: unknown): boolean {
