@@ -7,6 +7,7 @@ import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
 import { HANDLED_SIGNALS, Luod } from '../daemon/luod.js';
 import type { RestartPolicy } from '../daemon/service.js';
+import { ServiceManager } from '../daemon/service-manager.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
 import { unblockSignals } from '../linux/signal-mask.js';
@@ -51,7 +52,9 @@ interface ServeFlags {
 /** Keeps sessions for every client of the host, until it is told to end. */
 async function serve(flags: ServeFlags): Promise<void> {
   const limits = defaultLimits();
+  const manager = ServiceManager.fromEnvironment(log);
   const luod = await Luod.listen({
+    manager,
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
@@ -68,12 +71,14 @@ async function serve(flags: ServeFlags): Promise<void> {
     },
   });
   log(`listens at ${luod.socket}`);
+  manager?.ready(luod.summary());
   const signal = await new Promise<NodeJS.Signals>((resolve) => {
     for (const ending of ENDING) process.once(ending, resolve);
     unblockSignals(HANDLED_SIGNALS);
   });
   const { length } = luod.sessions();
   log(`ends (${signal})${length === 0 ? '' : `, and with it ${length} sessions`}`);
+  manager?.stopping();
   await luod.stopServices(signal);
   luod.close();
 }
@@ -81,7 +86,8 @@ async function serve(flags: ServeFlags): Promise<void> {
 async function run(command: string[], flags: RunFlags): Promise<void> {
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
-  const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs });
+  const manager = ServiceManager.fromEnvironment(log);
+  const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs, manager });
   // What the kernel keeps is asked for by name when the service starts; the index only tells what there is.
   await luod
     .recover()
@@ -99,7 +105,10 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   });
   // The luod before, which this one replaced in place, let them wait.
   unblockSignals(HANDLED_SIGNALS);
+  await Promise.race([service.ready, service.stopped]);
+  if (service.isRunning) manager?.ready(luod.summary());
   process.exitCode = await service.stopped;
+  manager?.stopping();
   // Those that a luod before this one was told to run, at the same socket.
   await luod.stopServices('SIGTERM');
   luod.close();

@@ -13,6 +13,7 @@ import { encodeHandover } from '../handover/codec.js';
 import { writeImageFile } from '../handover/image-file.js';
 import type { PassRecord } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
+import { compareOpenFiles } from '../linux/kcmp.js';
 
 export interface Held {
   readonly compatible: string;
@@ -54,6 +55,10 @@ export class Custody {
 
   /** Takes over the descriptors; what was held under the name before is closed. */
   hold(session: string, held: Held): void {
+    if (isSame(this.#held.get(session), held)) {
+      for (const fd of held.fds) closeFd(fd);
+      return;
+    }
     this.restore(session, held);
     this.#store?.hold(session, held);
   }
@@ -111,4 +116,11 @@ export class Custody {
     const image: Image = { compatible: IMAGE_COMPATIBLE, liveupdateNumber, sessions, flbs: [] };
     return [writeImageFile(encodeHandover({ image, records })), ...fds];
   }
+}
+
+/** Whether it is what is held already, said again to a luod that took over. */
+function isSame(known: Held | undefined, held: Held): boolean {
+  if (known === undefined || known.compatible !== held.compatible) return false;
+  if (Buffer.compare(known.bytes, held.bytes) !== 0 || known.fds.length !== held.fds.length) return false;
+  return known.fds.every((fd, index) => compareOpenFiles(fd, held.fds[index] as number) === 0);
 }

@@ -374,7 +374,12 @@ export class HostSession {
       });
     }
     const { kind } = this.#keep(token, file, flbs);
-    this.#shared.store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [fd as number]);
+    try {
+      this.#shared.store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [fd as number]);
+    } catch (error) {
+      this.#unpreserve({ token });
+      throw error;
+    }
     return { body: { kind }, fds: [] };
   }
 

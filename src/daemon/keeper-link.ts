@@ -27,6 +27,26 @@ export interface Store {
   drop(group: string, item?: string): void;
 }
 
+/** What a luod needs to take this one's place in the same process. */
+export interface Succession {
+  /** Where a keeper has everything. */
+  readonly keeper: string;
+  /** Variables for its environment. */
+  readonly environment: Readonly<Record<string, string>>;
+  /** Nothing comes of it. */
+  callOff(): void;
+}
+
+/** A store that is there when luod is killed. */
+export interface LastingStore extends Store {
+  /** @param tellAll Puts everything there is; called for each new keeper. */
+  onReplaced(tellAll: () => void): void;
+  /** Prepares for another luod in this process. @throws {LiveUpdateError} EOPNOTSUPP when there is no keeper; ECHILD. */
+  handOver(): Promise<Succession>;
+  /** An orderly end: nothing is kept any more. */
+  bye(): void;
+}
+
 /** Keeps nothing: for a luod that may not be killed. */
 export const noStore: Store = { put: () => undefined, amend: () => undefined, drop: () => undefined };
 

@@ -5,7 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import { Backoff } from './backoff.js';
-import { KeeperLink, type Store } from './keeper-link.js';
+import { KeeperLink, type LastingStore, type Succession } from './keeper-link.js';
 
 export interface KeptStoreOptions {
   /** Where the keeper listens. */
@@ -15,7 +15,7 @@ export interface KeptStoreOptions {
   readonly log: (line: string) => void;
 }
 
-export class KeptStore implements Store {
+export class KeptStore implements LastingStore {
   readonly #options: KeptStoreOptions;
   readonly #backoff = new Backoff();
   #link: KeeperLink | undefined;
@@ -27,13 +27,15 @@ export class KeptStore implements Store {
     this.#take(link);
   }
 
-  /** @param tellAll Puts everything there is; called for each new keeper. */
   onReplaced(tellAll: () => void): void {
     this.#tellAll = tellAll;
   }
 
-  get isOpen(): boolean {
-    return this.#link?.isOpen ?? false;
+  async handOver(): Promise<Succession> {
+    if (this.#link?.isOpen === true) {
+      return { keeper: this.#options.path, environment: {}, callOff: () => undefined };
+    }
+    throw new LiveUpdateError('EOPNOTSUPP', 'there is no keeper now; it is started again: try in a moment');
   }
 
   #take(link: KeeperLink): void {
@@ -90,7 +92,6 @@ export class KeptStore implements Store {
     this.#tell((link) => link.drop(group, item));
   }
 
-  /** An orderly end: the keeper ends, too. */
   bye(): void {
     this.#isOver = true;
     this.#tell((link) => link.bye());

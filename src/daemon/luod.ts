@@ -6,7 +6,6 @@
  * keeps strangers out, and SO_PEERCRED is checked again at each connection.
  */
 import { createServer, type Server } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
@@ -20,23 +19,25 @@ import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type AgentConnection, Agents } from './agents.js';
 import { type Audit, noAudit } from './audit.js';
-import { Events } from './events.js';
+import { Events, type LuodEvent } from './events.js';
+import { takeListener } from './given-listener.js';
 import type { CustodyKind, HostedFile, HostSession, Peer } from './host-session.js';
 import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
-import { KeeperLink, type KeptItem, noStore, type Store } from './keeper-link.js';
-import { KeptStore } from './kept-store.js';
+import { type KeptItem, type LastingStore, noStore, type Store } from './keeper-link.js';
 import { askKernel } from './kernel-device.js';
 import { kernelSessions, recoverKernelIndex } from './kernel-index.js';
 import { KernelUpdate, type KexecRequest, type KexecResult } from './kernel-update.js';
+import { openLastingStore } from './lasting-store.js';
 import { defaultLimits, type Limits } from './limits.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseImageMessage, parseRequest, type Request } from './requests.js';
 import type { Service, ServiceStatus } from './service.js';
+import type { ServiceManager } from './service-manager.js';
 import { SERVICE_GROUP } from './service-record.js';
 import { type RunOptions, Services } from './services.js';
 import { FLB_GROUP } from './shared-flbs.js';
-import { checkSocketPath, claimSocketPath, closeToStrangers, keeperPath } from './socket-path.js';
+import { claimSocketPath, closeToStrangers } from './socket-path.js';
 import { checkSuccessor } from './successor-check.js';
 
 /** What luod does something about: its command installs handlers, and then unblocks them. */
@@ -65,6 +66,8 @@ export interface LuodOptions {
   readonly group?: number | undefined;
   /** Keep everything with a keeper, which waits so many milliseconds for the next luod when this one is killed. */
   readonly keeperPatienceMs?: number | undefined;
+  /** The service manager, which may give a listener and keep descriptors in the keeper's place. */
+  readonly manager?: ServiceManager | undefined;
 }
 
 export interface LuodStatus {
@@ -121,24 +124,24 @@ export class Luod {
   readonly #agents: Agents;
   readonly #limits: Limits;
   readonly #hosted: HostSessions;
-  readonly #keeper: KeptStore | undefined;
+  readonly #lasting: LastingStore | undefined;
   readonly #store: Store;
   #nextClient = 1;
   /** Services of the luod before that nobody asked for again. */
   readonly #restored = new Set<string>();
   #isLeaving = false;
 
-  private constructor(options: LuodOptions, keeper: KeptStore | undefined) {
+  private constructor(options: LuodOptions, lasting: LastingStore | undefined) {
     this.#options = options;
-    this.#keeper = keeper;
-    this.#store = keeper ?? noStore;
-    keeper?.onReplaced(() => this.#tellAgain());
+    this.#lasting = lasting;
+    this.#store = lasting ?? noStore;
+    lasting?.onReplaced(() => this.#tellAgain());
     this.#services = new Services({
       socket: options.socket,
       log: options.log,
       store: this.#store,
       busy: (error) => this.#busy(error),
-      changed: (event) => this.#events.publish(event),
+      changed: (event) => this.#publish(event),
     });
     this.#limits = options.limits ?? defaultLimits();
     const audit = options.audit ?? noAudit;
@@ -146,7 +149,7 @@ export class Luod {
       limits: this.#limits,
       audit: (event) => {
         audit(event);
-        this.#events.publish(event);
+        this.#publish(event);
       },
       log: options.log,
       store: this.#store,
@@ -170,31 +173,31 @@ export class Luod {
    * @throws {LiveUpdateError} EADDRINUSE, EACCES, EPERM, EINVAL: see `claimSocketPath`; ECHILD when the keeper does not start.
    */
   static async listen(options: LuodOptions): Promise<Luod> {
-    const { keeperPatienceMs: patience, socket } = options;
-    if (patience === undefined) {
-      await claimSocketPath(socket);
+    const { keeperPatienceMs: patienceMs, socket, manager, log } = options;
+    if (patienceMs === undefined) {
       const luod = new Luod(options, undefined);
       await luod.#listen(undefined);
       return luod;
     }
-    const { link, items } = await openKeeper(socket, patience);
+    const { store, items } = await openLastingStore({ socket, patienceMs, log }, manager);
     try {
-      const store = new KeptStore(link, { path: keeperPath(socket), patienceMs: patience, log: options.log });
       const luod = new Luod(options, store);
-      const listener = luod.#restore(items);
-      if (listener === undefined) await claimSocketPath(socket);
-      await luod.#listen(listener);
+      await luod.#listen(luod.#restore(items));
       return luod;
     } catch (error) {
       // With nothing to keep it need not wait for the next one.
-      if (items.length === 0) link.bye();
+      if (items.length === 0) store.bye();
       throw error;
     }
   }
 
   /** @param listener The listening socket of the luod before; undefined to make one. */
-  async #listen(listener: number | undefined): Promise<void> {
-    const { socket: path, group } = this.#options;
+  async #listen(restored: number | undefined): Promise<void> {
+    const { socket: path, group, manager } = this.#options;
+    const given = manager === undefined ? undefined : takeListener(manager.given, path);
+    if (given !== undefined && restored !== undefined) closeFd(restored);
+    const listener = given ?? restored;
+    if (listener === undefined) await claimSocketPath(path);
     // The mode counts from the first moment: between bind and chmod a stranger could connect.
     const umask = process.umask(0o177);
     try {
@@ -202,12 +205,14 @@ export class Luod {
         this.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
         this.#server.listen(listener === undefined ? { path } : { fd: listener }, resolve);
       });
-      closeToStrangers(path, group);
+      // Who may connect to a socket of the manager's is the manager's business.
+      if (given === undefined) closeToStrangers(path, group);
     } finally {
       process.umask(umask);
     }
     // Node does not know the path of a listener that it did not bind, which has to go with the server.
-    if (listener !== undefined) (this.#server as { _pipeName?: string })._pipeName = path;
+    if (restored !== undefined && given === undefined)
+      (this.#server as { _pipeName?: string })._pipeName = path;
     else this.#noteListener();
   }
 
@@ -525,6 +530,11 @@ export class Luod {
     wire.send(reply);
   }
 
+  #publish(event: LuodEvent): void {
+    this.#events.publish(event);
+    this.#options.manager?.status(() => this.summary());
+  }
+
   #subscribe(client: Client): void {
     client.unsubscribe?.();
     client.unsubscribe = this.#events.subscribe({
@@ -595,13 +605,13 @@ export class Luod {
     id: unknown,
     request: { binary?: string | undefined; retry?: boolean | undefined },
   ): Promise<void> {
-    const { version, socket, log } = this.#options;
+    const { version, log, manager } = this.#options;
     if (request.retry === true) {
       const now = { pid: process.pid, sessions: this.#hosted.count, services: this.#services.size };
       wire.send({ type: 'reply', id, ok: true, version, ...now });
       return;
     }
-    if (this.#keeper?.isOpen !== true) {
+    if (this.#lasting === undefined) {
       throw new LiveUpdateError('EOPNOTSUPP', 'it runs without a keeper', { operation: 'self-update' });
     }
     const busy = Array.from(this.#services).find(({ state }) => state === 'updating');
@@ -610,14 +620,18 @@ export class Luod {
       throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });
     }
     const script = request.binary ?? (process.argv[1] as string);
-    await checkSuccessor(script, keeperPath(socket));
-    log(`replaces itself by ${script}`);
-    const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
-    // One that comes meanwhile is for the next luod, which has no handlers yet.
-    blockSignals(HANDLED_SIGNALS);
+    const { keeper, environment, callOff } = await this.#lasting.handOver();
     try {
-      execve(process.execPath, words, process.env);
+      await checkSuccessor(script, keeper);
+      log(`replaces itself by ${script}`);
+      manager?.reloading();
+      const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
+      // One that comes meanwhile is for the next luod, which has no handlers yet.
+      blockSignals(HANDLED_SIGNALS);
+      execve(process.execPath, words, { ...process.env, ...environment });
     } finally {
+      // It goes on as it was.
+      callOff();
       unblockSignals(HANDLED_SIGNALS);
     }
   }
@@ -659,6 +673,13 @@ export class Luod {
     } finally {
       this.#isLeaving = false;
     }
+  }
+
+  /** One line for people. */
+  summary(): string {
+    const heldFds = this.#hosted.heldFds + this.#services.heldFds;
+    const { socket } = this.#options;
+    return `${this.#services.size} services, ${this.#hosted.count} sessions, ${heldFds} descriptors held; ${socket}`;
   }
 
   status(): LuodStatus {
@@ -707,39 +728,15 @@ export class Luod {
   close(): void {
     this.#server.close();
     this.#hosted.close();
-    this.#keeper?.bye();
+    this.#lasting?.bye();
     for (const client of this.#clients) client.wire?.close();
     this.#clients.clear();
   }
 }
 
-/** How long a keeper may take to see that its luod is dead. */
-const KEEPER_MS = 1000;
-const KEEPER_RETRY_MS = 20;
-
 /** Groups in the keeper. */
 const LISTENER = 'listener';
 const CLIENT = 'client ';
-
-/** @throws {LiveUpdateError} EADDRINUSE when a living luod has the keeper. */
-async function openKeeper(socket: string, patience: number): ReturnType<typeof KeeperLink.open> {
-  const path = keeperPath(socket);
-  checkSocketPath(path);
-  const started = performance.now();
-  for (;;) {
-    try {
-      return await KeeperLink.open(path, patience);
-    } catch (error) {
-      if (LiveUpdateError.from(error).code !== 'EBUSY') throw error;
-      // It may not have heard yet of the death of the last luod.
-      if (performance.now() - started > KEEPER_MS) {
-        const text = `a luod listens at ${socket} already; choose another path with --socket`;
-        throw new LiveUpdateError('EADDRINUSE', text, { cause: error });
-      }
-      await delay(KEEPER_RETRY_MS);
-    }
-  }
-}
 
 /** What a member of the group may ask for. */
 const OPEN_TO_ALL: ReadonlySet<string> = new Set([

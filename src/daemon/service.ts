@@ -90,11 +90,14 @@ export interface ServiceStatus {
 export class Service {
   readonly name: string;
   readonly custody: Custody;
+  /** Resolves when a program serves. */
+  readonly ready: Promise<void>;
   /** Resolves with the exit status when the service has ended for good. */
   readonly stopped: Promise<number>;
   readonly #options: ServiceOptions;
   readonly #store: ServiceStore;
   readonly #stopped = withResolvers<number>();
+  readonly #ready = withResolvers<void>();
   readonly #backoff = new Backoff();
   readonly #events: ImageEvents = {
     message: (image, message) => this.#take(image, message),
@@ -132,6 +135,7 @@ export class Service {
     this.#store = new ServiceStore(options.store, options.name);
     this.custody = new Custody(this.#store);
     this.stopped = this.#stopped.promise;
+    this.ready = this.#ready.promise;
   }
 
   get state(): ServiceState {
@@ -140,6 +144,7 @@ export class Service {
 
   #enter(state: ServiceState): void {
     this.#state = state;
+    if (state === 'serving') this.#ready.resolve();
     this.#note();
     this.#tellChange();
   }

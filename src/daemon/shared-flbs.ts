@@ -10,6 +10,7 @@
  * Core's registry counts within one orchestrator. Here every session is one of its own, handed over by itself; so the count is kept
  * here, across all of a user's, and follows the same moments: preserve counts up, unpreserve and finish count down.
  */
+import { openSync } from 'node:fs';
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { FLB_LIMIT } from '../core/names.js';
@@ -113,10 +114,18 @@ export class SharedFlbs {
         );
       }
       this.#options.hold();
-      const own = { name, uid: peer.uid, createdAt: Date.now(), registrant, files: 0 };
-      const flb: SharedFlb = { ...own, fd: dupFd(fd) };
-      this.#flbs.set(key(flb.uid, name), flb);
-      this.#note(flb);
+      let owned: number | undefined;
+      try {
+        owned = reopen(fd);
+        const own = { name, uid: peer.uid, createdAt: Date.now(), registrant, files: 0 };
+        const flb: SharedFlb = { ...own, fd: owned };
+        this.#options.store.put(group(flb), 'flb', record(flb), [flb.fd]);
+        this.#flbs.set(key(flb.uid, name), flb);
+      } catch (error) {
+        if (owned !== undefined) closeFd(owned);
+        this.#options.letGo();
+        throw error;
+      }
     });
   }
 
@@ -179,7 +188,7 @@ export class SharedFlbs {
   /** Notes what it is now, or that it is over. */
   #settle(flb: SharedFlb): void {
     if (isOver(flb)) this.#letGo(flb);
-    else this.#note(flb);
+    else this.#options.store.amend(group(flb), 'flb', record(flb));
   }
 
   #letGo(flb: SharedFlb): void {
@@ -188,11 +197,6 @@ export class SharedFlbs {
     this.#options.letGo();
     this.#options.store.drop(group(flb));
     this.#options.audit({ event: 'finishFlb', uid: flb.uid, pid: process.pid, flb: flb.name, result: 'ok' });
-  }
-
-  #note(flb: SharedFlb): void {
-    const { name, uid, createdAt, registrant, fd } = flb;
-    this.#options.store.put(group(flb), 'flb', { name, uid, createdAt, registrant }, [fd]);
   }
 
   #audited<T>(event: string, { uid, pid }: Peer, flb: string, work: () => T): T {
@@ -232,7 +236,7 @@ export class SharedFlbs {
 
   /** Tells a new keeper everything. */
   tellAgain(): void {
-    for (const flb of this.#flbs.values()) this.#note(flb);
+    for (const flb of this.#flbs.values()) this.#options.store.put(group(flb), 'flb', record(flb), [flb.fd]);
   }
 
   /** @param uid Whose; everybody's when it is left out. */
@@ -254,6 +258,22 @@ export class SharedFlbs {
   close(): void {
     for (const flb of this.#flbs.values()) closeFd(flb.fd);
     this.#flbs.clear();
+  }
+}
+
+function record({ name, uid, createdAt, registrant }: SharedFlb): object {
+  return { name, uid, createdAt, registrant };
+}
+
+/**
+ * The same memory by an open file of luod's own: a position that no client shares, and not the same open file as one that is kept in a
+ * session as well, which a store would take once.
+ */
+function reopen(fd: number): number {
+  try {
+    return openSync(`/proc/self/fd/${fd}`, 'r+');
+  } catch (error) {
+    throw LiveUpdateError.from(error, { operation: 'register_flb' });
   }
 }
 

@@ -9,6 +9,7 @@ export * from './listen-socket.js';
 export * from './liveupdate.js';
 export * from './mapping.js';
 export * from './memfd.js';
+export * from './notify.js';
 export * from './pidfd.js';
 export * from './poll.js';
 export * from './scm-rights.js';

@@ -86,6 +86,9 @@ export const libc = {
   bind: declare<(fd: Fd, address: Bytes, length: number) => number>(
     'int bind(int fd, void *address, unsigned int length)',
   ),
+  connect: declare<(fd: Fd, address: Bytes, length: number) => number>(
+    'int connect(int fd, void *address, unsigned int length)',
+  ),
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
   execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
     'int execve(const char *path, void *argv, void *envp)',

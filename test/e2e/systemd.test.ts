@@ -1,0 +1,208 @@
+/** luod under a service manager: told when it is ready, kept beyond its death by the descriptor store, given its socket. */
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LuodClient } from '../../src/app/luod-client.js';
+import { openListeningSocket } from '../../src/linux/listen-socket.js';
+import { createMemfd } from '../../src/linux/memfd.js';
+import { ByteClients } from './byte-clients.js';
+import { cli, freePort, isAlive, processesWith, programPath, run } from './luod-process.js';
+import { TestManager } from './service-manager.js';
+
+const STORE = 200;
+
+let manager: TestManager;
+
+beforeEach(() => {
+  manager = new TestManager(STORE);
+});
+
+afterEach(async () => {
+  await manager.stop();
+  manager.close();
+});
+
+const code = (name: string) => expect.objectContaining({ code: name });
+
+describe('a service manager', () => {
+  it('hears when luod is ready, how it stands, signs of life, and its end', async () => {
+    await manager.start([], { WATCHDOG_USEC: '200000' });
+    await manager.hears({ READY: '1', MAINPID: String(manager.pid), STATUS: /^0 services, 0 sessions/ });
+    await manager.hears({ WATCHDOG: '1' });
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s');
+    await manager.hears({ STATUS: /1 sessions/ });
+    session.close();
+    client.close();
+    expect(await manager.stop()).toBe(0);
+    await manager.hears({ STOPPING: '1' });
+    // An orderly end leaves nothing behind.
+    expect(manager.stored).toEqual([]);
+    expect(processesWith(`${manager.socket}.keeper`)).toEqual([]);
+  });
+
+  it('is not spoken to by the programs of luod', async () => {
+    await manager.start();
+    const shows = 'echo "$NOTIFY_SOCKET|$LISTEN_FDS|$FDSTORE|" > seen.tmp; mv seen.tmp seen; exec sleep 1000';
+    const words = [
+      'start',
+      'show',
+      '--socket',
+      manager.socket,
+      '--cwd',
+      manager.folder,
+      '--',
+      'sh',
+      '-c',
+      shows,
+    ];
+    expect((await run([...cli('luoctl'), ...words])).code).toBe(0);
+    const seen = join(manager.folder, 'seen');
+    await expect.poll(() => existsSync(seen)).toBe(true);
+    expect(readFileSync(seen, 'utf8')).toBe('|||\n');
+  });
+
+  it('keeps sessions, connections and programs for the next luod', { timeout: 60_000 }, async () => {
+    await manager.start();
+    const client = await LuodClient.connect(manager.socket);
+    const memfds = [1, 2, 3].map((size) => createMemfd('m', size));
+    const owned = await client.createSession('owned', { custody: 'hold' });
+    await client.registerFlb('shared', memfds[2]!);
+    await owned.preserve(memfds[0]!, 1n, { flbs: ['shared'] });
+    const left = await client.createSession('left', { custody: 'hold' });
+    await left.preserve(memfds[1]!, 2n);
+    left.close();
+    const port = await freePort();
+    const env = [`PORT=${port}`, `CONTROL=${join(manager.folder, 'control')}`];
+    const start = [
+      'start',
+      'echo',
+      '--socket',
+      manager.socket,
+      '--',
+      'env',
+      ...env,
+      process.execPath,
+      programPath('echo.mjs'),
+    ];
+    expect((await run([...cli('luoctl'), ...start])).code).toBe(0);
+    const services = async () =>
+      JSON.parse((await run([...cli('luoctl'), 'services', '--json', '--socket', manager.socket])).stdout)
+        .services as {
+        pid: number;
+        state: string;
+      }[];
+    await expect.poll(async () => (await services())[0]?.state).toBe('serving');
+    const pid = (await services())[0]?.pid as number;
+    const clients = await ByteClients.open(port, 10);
+    expect(processesWith(`${manager.socket}.keeper`)).toEqual([]);
+
+    for (const how of ['kill', 'self-update', 'kill']) {
+      if (how === 'kill') {
+        await manager.kill();
+        await manager.start();
+      } else expect(await client.selfUpdate()).toMatchObject({ pid: manager.pid, sessions: 2, services: 1 });
+      expect((await owned.list()).map(({ token, flbs }) => [token, flbs])).toEqual([['1', ['shared']]]);
+      expect(await client.listFlbs()).toMatchObject([{ flb: 'shared', files: 1 }]);
+      expect((await services())[0]).toMatchObject({ pid, state: 'serving' });
+      const extra = createMemfd('extra', 1);
+      await owned.preserve(extra, 9n);
+      await owned.unpreserve(9n);
+      closeSync(extra);
+    }
+    const next = await client.retrieveSession('left');
+    const file = await next.retrieve(2n);
+    expect(fstatSync(file).ino).toBe(fstatSync(memfds[1]!).ino);
+    await next.finish();
+    const update = await run([...cli('luoctl'), 'update', '--json', '--socket', manager.socket]);
+    expect(JSON.parse(update.stdout)).toMatchObject({ ok: true, generation: 2, fromPid: pid });
+    expect(await clients.settle()).toEqual({ missing: 0 });
+    expect([clients.wrong, clients.closed]).toEqual([[], 0]);
+    const last = (await services())[0]?.pid as number;
+    clients.close();
+    for (const fd of [file, ...memfds]) closeSync(fd);
+    for (const session of [owned, next]) session.close();
+    client.close();
+    await manager.stop();
+    expect(isAlive(last)).toBe(false);
+    expect(manager.stored).toEqual([]);
+  });
+
+  it('whose store is full is told of with an errno, and nothing is lost', async () => {
+    await manager.start();
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s', { custody: 'hold' });
+    const memfds = Array.from({ length: STORE }, () => createMemfd('m', 1));
+    let kept = 0n;
+    const full = (async () => {
+      for (const fd of memfds) await session.preserve(fd, kept++);
+    })();
+    await expect(full).rejects.toThrow(code('EMFILE'));
+    const files = (await session.list()).length;
+    expect(files).toBeGreaterThan(STORE / 2);
+    await manager.kill();
+    await manager.start();
+    expect((await session.list()).length).toBe(files);
+    for (const fd of memfds) closeSync(fd);
+    session.close();
+    client.close();
+  });
+
+  it('may give the socket that luod listens on', async () => {
+    mkdirSync(dirname(manager.socket), { mode: 0o755 });
+    const fd = openListeningSocket({ path: manager.socket }, 128);
+    // Who comes before luod waits.
+    const early = LuodClient.connect(manager.socket);
+    manager.units = [{ name: 'luod.socket', fd }];
+    for (let start = 0; start < 2; start++) {
+      await manager.start();
+      const client = start === 0 ? await early : await LuodClient.connect(manager.socket);
+      expect((await client.hello()).protocol).toBe(1);
+      client.close();
+      if (start === 0) await manager.kill();
+    }
+    await manager.stop();
+    // It is the manager's, and stays.
+    expect(existsSync(manager.socket)).toBe(true);
+    const memfd = createMemfd('no socket', 1);
+    manager.units = [{ name: 'luod.socket', fd: memfd }];
+    await expect(manager.start()).rejects.toThrow(/EINVAL.*listening unix stream socket/s);
+    closeSync(memfd);
+    closeSync(fd);
+  });
+});
+
+describe('the unit files', () => {
+  const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
+
+  it.skipIf(!hasSystemd)('are sound', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'liveupdate-units-'));
+    const units = fileURLToPath(new URL('../../packaging/systemd', import.meta.url));
+    copyFileSync(join(units, 'luod.socket'), join(folder, 'luod.socket'));
+    const service = readFileSync(join(units, 'luod.service'), 'utf8');
+    // The commands are where npm puts them on the host; here node stands for them.
+    writeFileSync(
+      join(folder, 'luod.service'),
+      service.replaceAll(/\/usr\/bin\/luo(d|ctl)/g, process.execPath),
+    );
+    const files = ['luod.service', 'luod.socket'].map((name) => join(folder, name));
+    const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...files], {
+      encoding: 'utf8',
+    });
+    rmSync(folder, { recursive: true });
+    expect([status, stderr]).toEqual([0, '']);
+  });
+});
