@@ -6,6 +6,10 @@ import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { dial } from '../handover/dial.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
+import { closeFd } from '../linux/fd.js';
+import { endOfProcess, openPidfd } from '../linux/pidfd.js';
+import { watchFd } from '../linux/poll.js';
+import { peerCredentials } from '../linux/socket-facts.js';
 
 const PROCESS = fileURLToPath(new URL('./keeper-process.js', import.meta.url));
 /** How long luod waits for the keeper to take what it is told. It does nothing else. */
@@ -77,6 +81,7 @@ export class KeeperLink implements Store {
     let fd: number;
     try {
       fd = await dial(path);
+      reapAtEnd(peerCredentials(fd).pid);
     } catch (error) {
       const { code } = LiveUpdateError.from(error);
       if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
@@ -151,6 +156,27 @@ export class KeeperLink implements Store {
     this.#tell({ type: 'bye' }, []);
     this.#wire.close();
   }
+}
+
+/**
+ * A luod that replaced itself has the keeper of the one before for a child, of which Node knows nothing: when it ends, somebody has to
+ * wait for it.
+ */
+function reapAtEnd(pid: number): void {
+  let pidfd: number;
+  try {
+    pidfd = openPidfd(pid);
+  } catch (error) {
+    // Of another pid namespace, or gone: nobody's child of ours.
+    if (LiveUpdateError.from(error).code === 'ESRCH' || pid === 0) return;
+    throw error;
+  }
+  const watch = watchFd(pidfd, { readable: true }, () => {
+    watch.close();
+    endOfProcess(pidfd, pid);
+    closeFd(pidfd);
+  });
+  watch.unref();
 }
 
 async function start(path: string, patienceMs: number): Promise<void> {

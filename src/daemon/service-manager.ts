@@ -130,9 +130,9 @@ export class ServiceManager {
     this.#socket.send({ FDSTORE: 1, FDNAME: name, FDPOLL: 0 }, [fd]);
   }
 
-  /** Drops every descriptor of that name from the store. */
+  /** Drops every descriptor of that name from the store; what stays there by a failure is dropped by the next luod. */
   unstore(name: string): void {
-    this.#socket.send({ FDSTOREREMOVE: 1, FDNAME: name });
+    this.#say({ FDSTOREREMOVE: 1, FDNAME: name });
   }
 
   /** Waits until the manager has done what it was told. @throws {LiveUpdateError} ETIMEDOUT. */

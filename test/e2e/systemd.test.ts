@@ -206,3 +206,37 @@ describe('the unit files', () => {
     expect([status, stderr]).toEqual([0, '']);
   });
 });
+
+/** A boot of systemd changes more than namespaces hold (limits of the kernel, say), so it is asked for. */
+const isAsked = process.env.LIVEUPDATE_SYSTEMD === '1';
+
+describe.skipIf(!isAsked)('a real systemd', () => {
+  it('keeps what luod keeps', { timeout: 120_000 }, () => {
+    const folder = mkdtempSync(join(tmpdir(), 'liveupdate-systemd-'));
+    const root = fileURLToPath(new URL('../..', import.meta.url));
+    const namespaces = ['--fork', '--pid', '--kill-child', '--mount', '--mount-proc', '--uts', '--ipc'];
+    const boot = join(root, 'test', 'systemd', 'boot.sh');
+    const { stdout, stderr } = spawnSync('unshare', [...namespaces, boot, folder, process.execPath, root], {
+      encoding: 'utf8',
+      timeout: 100_000,
+    });
+    const log = (name: string) =>
+      existsSync(join(folder, name)) ? readFileSync(join(folder, name), 'utf8') : '';
+    const said = log('probe.log');
+    if (!said.includes('"stopped"')) throw new Error([stdout, stderr, said, log('luod.log')].join('\n'));
+    const steps = said
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    rmSync(folder, { recursive: true });
+    const whole = { files: 100, services: ['sleeper true'], zombies: 0, state: 'active' };
+    expect(steps).toMatchObject([
+      { step: 'before', restarts: 0, ...whole },
+      { step: 'killed', restarts: 1, ...whole },
+      { step: 'replaced', restarts: 1, ...whole },
+      { step: 'killed again', restarts: 2, ...whole },
+      { step: 'stopped', state: 'inactive', stored: 0 },
+    ]);
+    process.stdout.write(`a file kept with systemd's store: ${steps.at(-1)?.msPerFile} ms\n`);
+  });
+});
