@@ -13,7 +13,7 @@ import { LuodClient } from '../dist/index.js';
 import { createMemfd } from '../dist/linux/index.js';
 
 const { values } = parseArgs({
-  options: { series: { type: 'string', default: '100:200:1400,1000:2000:14000' }, json: { type: 'boolean' } },
+  options: { series: { type: 'string', default: '100:200:1500,1000:2000:15000' }, json: { type: 'boolean' } },
 });
 const LUOD = fileURLToPath(new URL('../dist/cli/luod.js', import.meta.url));
 /** At one time: an answer each. */
@@ -69,6 +69,9 @@ async function measure(clients, sessions, files) {
     // As the last of all clients sees it.
     await Promise.all(made.map((session) => session.getName()));
     result.allAnswerMs = performance.now() - begun;
+    const { held, code } = await fill(made, files);
+    result.heldWhenFull = held;
+    result.fullIs = code;
     result.unpreserveUs = await each(files, async (number) => {
       const session = made[number % sessions];
       await session.unpreserve(BigInt(number));
@@ -83,6 +86,32 @@ async function measure(clients, sessions, files) {
   }
 }
 
+/**
+ * Keeps on until luod has no room: what is refused is refused with a name, and what was kept is kept.
+ * @returns how many files luod holds then, and the error's name.
+ */
+async function fill(sessions, files) {
+  const tokens = [];
+  let refused;
+  while (refused === undefined && tokens.length < 20_000) {
+    const fd = createMemfd('f', 1);
+    const token = BigInt(files + tokens.length);
+    try {
+      await sessions[tokens.length % sessions.length].preserve(fd, token);
+      tokens.push(token);
+    } catch (error) {
+      refused = error;
+    } finally {
+      closeSync(fd);
+    }
+  }
+  let held = 0;
+  for (const session of sessions) held += (await session.list()).length;
+  if (held !== files + tokens.length) throw new Error(`${held} files are held, not ${files + tokens.length}`);
+  for (const [number, token] of tokens.entries()) await sessions[number % sessions.length].unpreserve(token);
+  return { held, code: refused?.code ?? 'never full' };
+}
+
 const results = [];
 for (const cell of values.series.split(',')) results.push(await measure(...cell.split(':').map(Number)));
 if (values.json) console.log(JSON.stringify(results));
@@ -90,9 +119,12 @@ else {
   for (const name of Object.keys(results[0])) {
     const cells = results.map((result) => {
       const value = result[name];
-      return (Number.isInteger(value) ? String(value) : value.toFixed(1)).padStart(10);
+      return (
+        typeof value !== 'number' || Number.isInteger(value) ? String(value) : value.toFixed(1)
+      ).padStart(12);
     });
-    const ratio = results.length > 1 ? (results.at(-1)[name] / results[0][name]).toFixed(2) : '';
-    console.log(`${name.padEnd(14)}${cells.join('')}${`x${ratio}`.padStart(10)}`);
+    const isRatio = results.length > 1 && typeof results[0][name] === 'number';
+    const ratio = isRatio ? (results.at(-1)[name] / results[0][name]).toFixed(2) : '';
+    console.log(`${name.padEnd(14)}${cells.join('')}${(ratio === '' ? '' : `x${ratio}`).padStart(10)}`);
   }
 }

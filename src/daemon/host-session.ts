@@ -217,6 +217,7 @@ export class HostSession {
    * @throws {LiveUpdateError} EMFILE.
    */
   attach(peer: Peer): number {
+    requireFd(this.#shared, { operation: 'session', session: this.name });
     const [own, theirs] = socketPair();
     try {
       this.pid = peer.pid;
@@ -521,9 +522,11 @@ export class HostSession {
 }
 
 /** @throws {LiveUpdateError} EMFILE when luod may hold no more. */
-export function requireFd({ limits, heldFds }: HostShared, context: ErrorContext): void {
-  if (heldFds < limits.heldFds) return;
-  throw new LiveUpdateError('EMFILE', `luod holds ${heldFds} descriptors, all that it may`, context);
+export function requireFd({ limits, heldFds, sessionSockets }: HostShared, context: ErrorContext): void {
+  // A session's own wire takes one as well.
+  const taken = heldFds + sessionSockets.size;
+  if (taken < limits.heldFds) return;
+  throw new LiveUpdateError('EMFILE', `luod holds ${taken} descriptors, all that it may`, context);
 }
 
 const NOTHING = { body: {}, fds: [] };

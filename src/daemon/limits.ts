@@ -8,7 +8,7 @@ export interface Limits {
   readonly sessionsPerUid: number;
   /** Files of one session. ENOSPC. */
   readonly filesPerSession: number;
-  /** Descriptors held for sessions, in all. EMFILE. */
+  /** Descriptors held for sessions, their own wires among them, in all. EMFILE. */
   readonly heldFds: number;
   /** Bytes of one message. The connection ends. */
   readonly lineBytes: number;
@@ -20,8 +20,8 @@ export interface Limits {
 const RESERVE = 512;
 
 /**
- * The defaults on this process: what RLIMIT_NOFILE leaves after the clients, one descriptor for each session's own
- * wire, and a reserve, so that no limit of the system is met before luod's own.
+ * The defaults on this process: what RLIMIT_NOFILE leaves after the clients and a reserve, so that no limit of the system is met
+ * before luod's own.
  */
 export function defaultLimits(): Limits {
   const clients = 1000;

@@ -53,6 +53,9 @@ export const HANDLED_SIGNALS: readonly NodeJS.Signals[] = [
 /** Restarts of a service in a row before luod gives up, unless it is told otherwise. */
 export const DEFAULT_MAX_RESTARTS = 10;
 
+/** Clients that wait to be let in, while a luod is busy or the next one starts. */
+const BACKLOG = 4096;
+
 /** How long the services stand still, at most, until the operator has read the last word before a kexec. */
 const FAREWELL_MS = 200;
 
@@ -203,7 +206,10 @@ export class Luod {
     try {
       await new Promise<void>((resolve, reject) => {
         this.#server.once('error', (error) => reject(LiveUpdateError.from(error, { operation: 'listen' })));
-        this.#server.listen(listener === undefined ? { path } : { fd: listener }, resolve);
+        this.#server.listen(
+          { backlog: BACKLOG, ...(listener === undefined ? { path } : { fd: listener }) },
+          resolve,
+        );
       });
       // Who may connect to a socket of the manager's is the manager's business.
       if (given === undefined) closeToStrangers(path, group);
