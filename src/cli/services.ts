@@ -1,7 +1,7 @@
 /** `luoctl status`, `services`, `start`, `stop`, `update` and `rollback`: the programs that luod runs. */
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
-import type { LuodStatus } from '../daemon/luod.js';
+import type { LuodStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber } from './arguments.js';

@@ -1,7 +1,7 @@
 /** `luoctl sessions`, `files`, `flbs`, `preserve` and `drop`: what is kept beyond its programs, and whose it is. */
 import type { Command } from 'commander';
 import type { Preservation } from '../daemon/agents.js';
-import type { SessionStatus } from '../daemon/luod.js';
+import type { SessionStatus } from '../daemon/luod-status.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import { duration, wholeNumber } from './arguments.js';
 import { filesTable, flbsTable, preservationSummary, sessionsTable } from './tables.js';

@@ -1,7 +1,7 @@
 /** What people read: the status as a table, an update as a few lines. */
 import type { Preservation } from '../daemon/agents.js';
 import type { KexecResult } from '../daemon/kernel-update.js';
-import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
+import type { LuodStatus, SessionStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';

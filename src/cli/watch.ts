@@ -3,7 +3,7 @@
  * --json, a line for each event.
  */
 import type { Command } from 'commander';
-import type { LuodStatus, SessionStatus } from '../daemon/luod.js';
+import type { LuodStatus, SessionStatus } from '../daemon/luod-status.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { Asking, type LuodEvent } from './luod-client.js';
 import { sessionsTable, statusTable } from './tables.js';

@@ -7,7 +7,7 @@ import { withResolvers } from '../core/resolvers.js';
 import { dial } from '../handover/dial.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
-import { endOfProcess, openPidfd } from '../linux/pidfd.js';
+import { endOfProcess, openPidfd, parentOf } from '../linux/pidfd.js';
 import { watchFd } from '../linux/poll.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 
@@ -163,14 +163,8 @@ export class KeeperLink implements Store {
  * wait for it.
  */
 function reapAtEnd(pid: number): void {
-  let pidfd: number;
-  try {
-    pidfd = openPidfd(pid);
-  } catch (error) {
-    // Of another pid namespace, or gone: nobody's child of ours.
-    if (LiveUpdateError.from(error).code === 'ESRCH' || pid === 0) return;
-    throw error;
-  }
+  if (parentOf(pid) !== process.pid) return;
+  const pidfd = openPidfd(pid);
   const watch = watchFd(pidfd, { readable: true }, () => {
     watch.close();
     endOfProcess(pidfd, pid);

@@ -51,20 +51,29 @@ export function endOfProcess(pidfd: number, pid: number): EndOfProcess {
 
 /** The wait status in proc_pid_stat(5), its last field, which only a zombie has. */
 function statusOfZombie(pid: number): number | undefined {
-  let stat: string;
+  const fields = statFields(pid);
+  return fields?.[0] === 'Z' ? Number(fields.at(-1)) : undefined;
+}
+
+/** The fields behind the program's name, which stands in brackets and may have anything in it: state, parent, ... */
+function statFields(pid: number): string[] | undefined {
   try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return stat
+      .slice(stat.lastIndexOf(')') + 2)
+      .trim()
+      .split(' ');
   } catch (error) {
     // Reaped.
     if (isGone(error)) return undefined;
     throw error;
   }
-  // The second field is the program's name, in brackets, and may have anything in it.
-  const fields = stat
-    .slice(stat.lastIndexOf(')') + 2)
-    .trim()
-    .split(' ');
-  return fields[0] === 'Z' ? Number(fields.at(-1)) : undefined;
+}
+
+/** The pid of a process's parent; undefined when there is no such process. proc_pid_stat(5) */
+export function parentOf(pid: number): number | undefined {
+  const fields = statFields(pid);
+  return fields === undefined ? undefined : Number(fields[1]);
 }
 
 function isGone(error: unknown): boolean {

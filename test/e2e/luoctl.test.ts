@@ -5,7 +5,7 @@ import { closeSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { LuodStatus } from '../../src/daemon/luod.js';
+import type { LuodStatus } from '../../src/daemon/luod-status.js';
 import { createMemfd } from '../../src/linux/memfd.js';
 import { ByteClients } from './byte-clients.js';
 import { Host } from './host.js';

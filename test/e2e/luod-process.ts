@@ -6,7 +6,7 @@ import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { LuodStatus } from '../../src/daemon/luod.js';
+import type { LuodStatus } from '../../src/daemon/luod-status.js';
 import type { UpdateResult } from '../../src/daemon/update.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));

@@ -281,7 +281,7 @@ describe('limits', () => {
       '--max-files',
       '2',
       '--max-fds',
-      '3',
+      '5',
     ]);
     client = await host.connect();
     const one = await client.createSession('one');

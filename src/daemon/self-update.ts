@@ -1,0 +1,53 @@
+/**
+ * luod, replaced in place by another version of itself: execve(2), same pid. What it holds is with its store, from which the next one
+ * takes it as after a death; so the answer is the next one's.
+ */
+import { LiveUpdateError } from '../core/errors.js';
+import { execve } from '../linux/exec.js';
+import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
+import type { LastingStore } from './keeper-link.js';
+import type { ServiceManager } from './service-manager.js';
+import { checkSuccessor } from './successor-check.js';
+
+/** What luod does something about: its command installs handlers, and then unblocks them. */
+export const HANDLED_SIGNALS: readonly NodeJS.Signals[] = [
+  'SIGTERM',
+  'SIGINT',
+  'SIGQUIT',
+  'SIGHUP',
+  'SIGUSR1',
+  'SIGUSR2',
+];
+
+export interface SelfUpdateOptions {
+  /** Undefined when nothing outlives this luod. */
+  readonly store: LastingStore | undefined;
+  readonly manager: ServiceManager | undefined;
+  readonly log: (line: string) => void;
+  /** The next version: a luod.js. */
+  readonly script: string;
+}
+
+/**
+ * Never returns when it succeeds.
+ * @throws {LiveUpdateError} EOPNOTSUPP without a store; EPROTO when the next version cannot take over; the errno of execve(2). This luod
+ *   goes on as it was.
+ */
+export async function replaceSelf({ store, manager, log, script }: SelfUpdateOptions): Promise<never> {
+  if (store === undefined) {
+    throw new LiveUpdateError('EOPNOTSUPP', 'it runs without a keeper', { operation: 'self-update' });
+  }
+  const { keeper, environment, callOff } = await store.handOver();
+  try {
+    await checkSuccessor(script, keeper);
+    log(`replaces itself by ${script}`);
+    manager?.reloading();
+    const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
+    // One that comes meanwhile is for the next luod, which has no handlers yet.
+    blockSignals(HANDLED_SIGNALS);
+    return execve(process.execPath, words, { ...process.env, ...environment });
+  } finally {
+    callOff();
+    unblockSignals(HANDLED_SIGNALS);
+  }
+}
