@@ -71,6 +71,7 @@ async function serve(flags: ServeFlags): Promise<void> {
       heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
     },
   });
+  await recover(luod);
   log(`listens at ${luod.socket}`);
   manager?.ready(luod.summary());
   const signal = await new Promise<NodeJS.Signals>((resolve) => {
@@ -84,15 +85,19 @@ async function serve(flags: ServeFlags): Promise<void> {
   luod.close();
 }
 
+/** What the previous kernel keeps is asked for by name when its service starts; here it is only told what there is. */
+async function recover(luod: Luod): Promise<void> {
+  await luod
+    .recover()
+    .catch((error) => log(`the previous kernel's index: ${LiveUpdateError.from(error).message}`));
+}
+
 async function run(command: string[], flags: RunFlags): Promise<void> {
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
   const manager = ServiceManager.fromEnvironment(log);
   const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs, manager });
-  // What the kernel keeps is asked for by name when the service starts; the index only tells what there is.
-  await luod
-    .recover()
-    .catch((error) => log(`the previous kernel's index: ${LiveUpdateError.from(error).message}`));
+  await recover(luod);
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
