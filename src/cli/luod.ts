@@ -7,7 +7,7 @@ import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
 import { HANDLED_SIGNALS } from '../daemon/self-update.js';
-import type { RestartPolicy } from '../daemon/service.js';
+import type { RestartPolicy, Service } from '../daemon/service.js';
 import { ServiceManager } from '../daemon/service-manager.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
@@ -45,6 +45,8 @@ interface ServeFlags {
   maxSessions?: number;
   maxFiles?: number;
   maxFds?: number;
+  maxBytes?: number;
+  maxLine?: number;
   messageTimeout?: number;
   keepFor: number;
   keeper: boolean;
@@ -52,6 +54,11 @@ interface ServeFlags {
 
 /** Keeps sessions for every client of the host, until it is told to end. */
 async function serve(flags: ServeFlags): Promise<void> {
+  // Before anything is held: a luod that is ended without knowing it leaves everything to the keeper.
+  const ended = new Promise<NodeJS.Signals>((resolve) => {
+    for (const ending of ENDING) process.once(ending, resolve);
+    unblockSignals(HANDLED_SIGNALS);
+  });
   const limits = defaultLimits();
   const manager = ServiceManager.fromEnvironment(log);
   const luod = await Luod.listen({
@@ -67,6 +74,8 @@ async function serve(flags: ServeFlags): Promise<void> {
       clients: flags.maxClients ?? limits.clients,
       sessionsPerUid: flags.maxSessions ?? limits.sessionsPerUid,
       filesPerSession: flags.maxFiles ?? limits.filesPerSession,
+      bytesPerUid: flags.maxBytes ?? limits.bytesPerUid,
+      lineBytes: flags.maxLine ?? limits.lineBytes,
       stallMs: flags.messageTimeout ?? limits.stallMs,
       heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
     },
@@ -74,10 +83,7 @@ async function serve(flags: ServeFlags): Promise<void> {
   await recover(luod);
   log(`listens at ${luod.socket}`);
   manager?.ready(luod.summary());
-  const signal = await new Promise<NodeJS.Signals>((resolve) => {
-    for (const ending of ENDING) process.once(ending, resolve);
-    unblockSignals(HANDLED_SIGNALS);
-  });
+  const signal = await ended;
   const { length } = luod.sessions();
   log(`ends (${signal})${length === 0 ? '' : `, and with it ${length} sessions`}`);
   manager?.stopping();
@@ -93,6 +99,21 @@ async function recover(luod: Luod): Promise<void> {
 }
 
 async function run(command: string[], flags: RunFlags): Promise<void> {
+  // As in serve(); what comes before the program is there is for it all the same.
+  let service: Service | undefined;
+  let early: NodeJS.Signals | undefined;
+  for (const signal of ENDING) {
+    process.on(signal, () => {
+      if (service === undefined) early = signal;
+      else service.stop(signal);
+    });
+  }
+  for (const signal of PASSED_ON) process.on(signal, () => service?.signal(signal));
+  process.on('SIGHUP', () => {
+    service?.update({}).catch((error) => log(`${service?.name}: ${LiveUpdateError.from(error).message}`));
+  });
+  // The luod before, which this one replaced in place, let them wait.
+  unblockSignals(HANDLED_SIGNALS);
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
   const manager = ServiceManager.fromEnvironment(log);
@@ -101,16 +122,8 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
-  const service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh });
-  for (const signal of ENDING) process.on(signal, () => service.stop(signal));
-  for (const signal of PASSED_ON) process.on(signal, () => service.signal(signal));
-  process.on('SIGHUP', () => {
-    service
-      .update({ deadlines: undefined })
-      .catch((error) => log(`${name}: ${LiveUpdateError.from(error).message}`));
-  });
-  // The luod before, which this one replaced in place, let them wait.
-  unblockSignals(HANDLED_SIGNALS);
+  service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh });
+  if (early !== undefined) service.stop(early);
   await Promise.race([service.ready, service.stopped]);
   if (service.isRunning) manager?.ready(luod.summary());
   process.exitCode = await service.stopped;
@@ -177,6 +190,12 @@ program
   .option('--max-sessions <n>', 'sessions of one user (default: 10000)', wholeNumber)
   .option('--max-files <n>', 'files of one session (default: 10000)', wholeNumber)
   .option('--max-fds <n>', 'descriptors held in all (default: what `ulimit -n` leaves)', wholeNumber)
+  .option(
+    '--max-bytes <n>',
+    "bytes of memory kept for one user (default: half of the machine's)",
+    wholeNumber,
+  )
+  .option('--max-line <n>', 'bytes of a message (default: 1048576)', wholeNumber)
   .option(
     '--keep-for <time>',
     'how long everything waits for the next luod when this one is killed',

@@ -60,14 +60,17 @@ export function updateSummary(result: UpdateResult): string {
 
 export function sessionsTable(sessions: readonly SessionStatus[]): string {
   if (sessions.length === 0) return 'nothing is kept\n';
-  const rows = sessions.map(({ session, service, holder, state, ageSeconds }) => [
+  const rows = sessions.map(({ session, service, holder, state: now, ageSeconds, pid, files }) => [
     session,
     service,
+    pid === undefined ? '-' : String(pid),
     holder,
-    state,
+    now,
+    files === undefined ? '-' : String(files.length),
     age(ageSeconds),
   ]);
-  return `${columns([['SESSION', 'SERVICE', 'HOLDER', 'STATE', 'AGE'], ...rows]).join('\n')}\n`;
+  const head = ['SESSION', 'OWNER', 'PID', 'HOLDER', 'STATE', 'FILES', 'AGE'];
+  return `${columns([head, ...rows]).join('\n')}\n`;
 }
 
 /** @param name Only of sessions of this name. */

@@ -34,6 +34,7 @@ import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
 import type { Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
+import type { MemoryUse } from './memory-use.js';
 import { errorReply, reportOf } from './phases.js';
 import { parseSessionRequest, type SessionRequest } from './session-requests.js';
 import type { SharedFlbs } from './shared-flbs.js';
@@ -60,6 +61,7 @@ export interface HostedFile {
 export interface HostShared {
   readonly claims: FileClaims;
   readonly flbs: SharedFlbs;
+  readonly memory: MemoryUse;
   readonly limits: Limits;
   readonly audit: Audit;
   readonly log: (line: string) => void;
@@ -96,6 +98,8 @@ export const fileRecord = z.object({
 interface Kept extends HostedFile {
   /** Undefined when only a comparison can tell. */
   readonly identity: string | undefined;
+  /** Of memory, as it was when it was kept. */
+  readonly bytes: number;
 }
 
 export interface HostSessionOptions {
@@ -249,7 +253,7 @@ export class HostSession {
       },
       // One descriptor is all that any request owns.
       { lineBytes, stallMs, lineFds: 1 },
-      { skipTo },
+      { skipTo, refuses: true },
     );
   }
 
@@ -366,7 +370,7 @@ export class HostSession {
       return { body: { kind: known.kind }, fds: [] };
     }
     // The contract's order: state and token first, which the orchestrator judges; a limit is met where memory would be asked for.
-    if (!this.#session.isIncoming && !this.#files.has(token)) this.#requireRoom();
+    if (!this.#session.isIncoming && !this.#files.has(token)) this.#requireRoom(file);
     if (fd !== undefined && file === undefined && !this.#session.isIncoming && !this.#files.has(token)) {
       throw new LiveUpdateError('ENOENT', 'a session cannot be kept in a session', {
         operation: 'preserve',
@@ -394,7 +398,9 @@ export class HostSession {
     }
     this.#shared.heldFds++;
     const { kind, details, identity } = file!.facts!;
-    const kept = { token: String(token), kind, details, identity, flbs };
+    const bytes = memoryOf(file);
+    this.#shared.memory.add(this.uid, bytes);
+    const kept = { token: String(token), kind, details, identity, flbs, bytes };
     this.#files.set(token, kept);
     return kept;
   }
@@ -409,13 +415,14 @@ export class HostSession {
   }
 
   /** @throws {LiveUpdateError} ENOSPC, EMFILE. */
-  #requireRoom(): void {
+  #requireRoom(file: FdFile | undefined): void {
     const { limits } = this.#shared;
     const context = { operation: 'preserve', session: this.name };
     if (this.#files.size >= limits.filesPerSession) {
       throw new LiveUpdateError('ENOSPC', `a session has at most ${limits.filesPerSession} files`, context);
     }
     requireFd(this.#shared, context);
+    this.#shared.memory.requireRoom(this.uid, memoryOf(file), context);
   }
 
   #unpreserve({ token, retry }: { token: Token; retry?: boolean | undefined }): {
@@ -426,8 +433,9 @@ export class HostSession {
     now(this.#session.unpreserve(token));
     this.#shared.store.drop(this.#group, `file ${token}`);
     this.#shared.heldFds--;
-    const flbs = this.#files.get(token)?.flbs ?? [];
+    const { flbs = [], bytes = 0 } = this.#files.get(token) ?? {};
     this.#files.delete(token);
+    this.#shared.memory.add(this.uid, -bytes);
     this.#shared.flbs.release(this.uid, flbs);
     return NOTHING;
   }
@@ -453,7 +461,10 @@ export class HostSession {
     this.#shared.heldFds -= this.#files.size;
     const files = [...this.#files.values()].reverse();
     this.#files.clear();
-    for (const { flbs } of files) this.#shared.flbs.release(this.uid, flbs);
+    for (const { flbs, bytes } of files) {
+      this.#shared.memory.add(this.uid, -bytes);
+      this.#shared.flbs.release(this.uid, flbs);
+    }
   }
 
   /** The last descriptor of the client's was closed. */
@@ -519,6 +530,10 @@ export class HostSession {
     this.#shared.store.drop(this.#group);
     this.#ended(this);
   }
+}
+
+function memoryOf(file: FdFile | undefined): number {
+  return file?.facts?.kind === 'memfd' ? Number(file.facts.details.size) : 0;
 }
 
 /** @throws {LiveUpdateError} EMFILE when luod may hold no more. */

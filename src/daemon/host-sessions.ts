@@ -22,6 +22,7 @@ import {
 } from './host-session.js';
 import type { KeptItem, Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
+import { MemoryUse } from './memory-use.js';
 import { SharedFlbs } from './shared-flbs.js';
 
 export interface HostSessionStatus {
@@ -58,16 +59,22 @@ export class HostSessions {
     this.flbs = new SharedFlbs({
       store: options.store,
       audit: options.audit,
-      hold: () => {
-        requireFd(this.#shared, { operation: 'register_flb' });
+      hold: (uid, bytes) => {
+        const context = { operation: 'register_flb' };
+        requireFd(this.#shared, context);
+        this.#shared.memory.requireRoom(uid, bytes, context);
         this.#shared.heldFds++;
+        this.#shared.memory.add(uid, bytes);
       },
-      letGo: () => {
+      letGo: (uid, bytes) => {
         this.#shared.heldFds--;
+        this.#shared.memory.add(uid, -bytes);
       },
     });
     const { flbs } = this;
-    this.#shared = { ...options, flbs, claims: new FileClaims(), heldFds: 0, sessionSockets: new Set() };
+    const memory = new MemoryUse(options.limits.bytesPerUid);
+    const none = { claims: new FileClaims(), heldFds: 0, sessionSockets: new Set<bigint>() };
+    this.#shared = { ...options, ...none, flbs, memory };
   }
 
   get heldFds(): number {

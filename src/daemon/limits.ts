@@ -1,4 +1,5 @@
 /** What luod lets its clients have. Whoever wants more is told which errno, and nothing that is held is touched. */
+import { totalmem } from 'node:os';
 import { fdHeadroom } from '../linux/fd.js';
 
 export interface Limits {
@@ -10,9 +11,11 @@ export interface Limits {
   readonly filesPerSession: number;
   /** Descriptors held for sessions, their own wires among them, in all. EMFILE. */
   readonly heldFds: number;
-  /** Bytes of one message. The connection ends. */
+  /** Bytes of memory kept for one user, by the sizes that memfds had when they were kept. ENOSPC. */
+  readonly bytesPerUid: number;
+  /** Bytes of one message. EMSGSIZE, and the connection ends. */
   readonly lineBytes: number;
-  /** Milliseconds from the first byte of a message to its last. The connection ends. */
+  /** Milliseconds from the first byte of a message to its last. ETIMEDOUT, and the connection ends. */
   readonly stallMs: number;
 }
 
@@ -31,6 +34,7 @@ export function defaultLimits(): Limits {
     sessionsPerUid: 10_000,
     filesPerSession: 10_000,
     heldFds: free,
+    bytesPerUid: Math.floor(totalmem() / 2),
     lineBytes: 1 << 20,
     stallMs: 10_000,
   };

@@ -328,7 +328,7 @@ export class Luod {
         },
       },
       { lineBytes, stallMs },
-      { skipTo: restored === undefined ? undefined : 'resume' },
+      { skipTo: restored === undefined ? undefined : 'resume', refuses: true },
     );
     this.#clients.add(client);
     if (restored === undefined) this.#store.put(group, 'socket', {}, [fd]);

@@ -38,6 +38,8 @@ interface SharedFlb {
   readonly uid: number;
   readonly createdAt: number;
   readonly fd: number;
+  /** As it was when it was registered. */
+  readonly bytes: number;
   registrant: string | undefined;
   /** Kept files that depend on it. */
   files: number;
@@ -57,9 +59,9 @@ export interface SharedFlbStatus {
 export interface SharedFlbsOptions {
   readonly store: Store;
   readonly audit: Audit;
-  /** Takes up room for one descriptor. @throws {LiveUpdateError} EMFILE. */
-  readonly hold: () => void;
-  readonly letGo: () => void;
+  /** Takes up room for one descriptor and the memory behind it. @throws {LiveUpdateError} EMFILE, ENOSPC. */
+  readonly hold: (uid: number, bytes: number) => void;
+  readonly letGo: (uid: number, bytes: number) => void;
 }
 
 export class SharedFlbs {
@@ -113,17 +115,18 @@ export class SharedFlbs {
           context,
         );
       }
-      this.#options.hold();
+      const size = memfdSize(fd);
+      this.#options.hold(peer.uid, size);
       let owned: number | undefined;
       try {
         owned = reopen(fd);
         const own = { name, uid: peer.uid, createdAt: Date.now(), registrant, files: 0 };
-        const flb: SharedFlb = { ...own, fd: owned };
+        const flb: SharedFlb = { ...own, fd: owned, bytes: size };
         this.#options.store.put(group(flb), 'flb', record(flb), [flb.fd]);
         this.#flbs.set(key(flb.uid, name), flb);
       } catch (error) {
         if (owned !== undefined) closeFd(owned);
-        this.#options.letGo();
+        this.#options.letGo(peer.uid, size);
         throw error;
       }
     });
@@ -194,7 +197,7 @@ export class SharedFlbs {
   #letGo(flb: SharedFlb): void {
     this.#flbs.delete(key(flb.uid, flb.name));
     closeFd(flb.fd);
-    this.#options.letGo();
+    this.#options.letGo(flb.uid, flb.bytes);
     this.#options.store.drop(group(flb));
     this.#options.audit({ event: 'finishFlb', uid: flb.uid, pid: process.pid, flb: flb.name, result: 'ok' });
   }
@@ -222,8 +225,9 @@ export class SharedFlbs {
       throw new LiveUpdateError('EINVAL', 'a record of another version, or damaged', { cause: parsed.error });
     }
     const { name, uid, createdAt, registrant } = parsed.data;
-    this.#options.hold();
-    this.#flbs.set(key(uid, name), { name, uid, createdAt, registrant, fd: fds[0], files: 0 });
+    const size = memfdSize(fds[0]);
+    this.#options.hold(uid, size);
+    this.#flbs.set(key(uid, name), { name, uid, createdAt, registrant, fd: fds[0], bytes: size, files: 0 });
   }
 
   /** Lets go of what nobody needs after a restore. @param isThere Whether the connection of a group is. */

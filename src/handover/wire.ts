@@ -9,8 +9,8 @@
  * Reading and writing are plain non-blocking system calls, so the same wire also works while the event loop is
  * halted: `receiveNow()` and `flushNow()` are what a frozen image uses.
  *
- * Unhappy paths: a line that is too long, no JSON, or claims descriptors that did not come (or leaves some unclaimed)
- * closes the wire with EPROTO; nothing that arrived half is ever delivered, and every undelivered descriptor is closed.
+ * Unhappy paths: a line that is too long (EMSGSIZE), no JSON, or claims descriptors that did not come, or leaves some unclaimed
+ * (EPROTO), closes the wire; nothing that arrived half is ever delivered, and every undelivered descriptor is closed.
  */
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd, dupFd } from '../linux/fd.js';
@@ -23,7 +23,7 @@ export interface WireMessage {
   readonly [field: string]: unknown;
 }
 
-/** Limits of a wire; passing one closes it with EPROTO or, for a full send queue, throws ENOBUFS. */
+/** Limits of a wire; passing one closes it with EMSGSIZE, EPROTO or ETIMEDOUT, or, for a full send queue, throws ENOBUFS. */
 export interface WireLimits {
   /** Bytes of one line, newline included. */
   lineBytes: number;
@@ -72,25 +72,31 @@ export class Wire {
   #stall: NodeJS.Timeout | undefined;
   /** The type of the message up to which everything is thrown away; undefined when everything is delivered. */
   #skippingTo: string | undefined;
+  readonly #refuses: boolean;
 
   /**
    * @param fd A connected unix stream socket; the wire owns it from now on.
    * @param options.skipTo For a socket that another process has read from, maybe to the middle of a line: everything is thrown
    *   away up to a message of this type, which is delivered.
+   * @param options.refuses Whether the peer is told, by a last message 'refused', why the wire is closed when it broke a rule.
    */
   constructor(
     fd: number,
     events: WireEvents,
     limits: Partial<WireLimits> = {},
-    options: { skipTo?: string | undefined } = {},
+    options: { skipTo?: string | undefined; refuses?: boolean } = {},
   ) {
     this.#skippingTo = options.skipTo;
+    this.#refuses = options.refuses ?? false;
     this.#fd = fd;
     this.#events = events;
     this.#limits = { ...WIRE_LIMITS, ...limits };
     this.#watch = watchFd(fd, { readable: true }, (event) => {
-      if (event.error !== undefined) this.#fail(event.error);
-      else {
+      if (event.error !== undefined) {
+        // libuv says EBADF for any POLLERR, as after a reset; reading tells what it is, behind what can still be read.
+        this.receiveNow();
+        if (this.#open) this.#fail(event.error);
+      } else {
         if (event.writable) this.#drain();
         if (event.readable || event.disconnect) this.receiveNow();
       }
@@ -267,6 +273,10 @@ export class Wire {
     while (this.#open) {
       const end = bytes.indexOf(NEWLINE, start);
       if (end === -1) break;
+      if (this.#lineBytes + end - start > this.#limits.lineBytes) {
+        this.#failTooLong();
+        return;
+      }
       this.#line.push(bytes.subarray(start, end));
       const line = this.#line.length === 1 ? this.#line[0]! : Buffer.concat(this.#line);
       this.#line = [];
@@ -277,11 +287,15 @@ export class Wire {
     if (start < bytes.length && this.#open) {
       this.#lineBytes += bytes.length - start;
       if (this.#lineBytes > this.#limits.lineBytes) {
-        this.#fail(new LiveUpdateError('EPROTO', `a line of more than ${this.#limits.lineBytes} bytes`));
+        this.#failTooLong();
         return;
       }
       this.#line.push(bytes.subarray(start));
     }
+  }
+
+  #failTooLong(): void {
+    this.#fail(new LiveUpdateError('EMSGSIZE', `a line of more than ${this.#limits.lineBytes} bytes`));
   }
 
   /** A line of which it is not known whether it is whole: only the one that is waited for counts. */
@@ -329,8 +343,18 @@ export class Wire {
 
   #fail(error: unknown): LiveUpdateError {
     const failure = LiveUpdateError.from(error);
+    if (this.#refuses && this.#open && this.#queue.length === 0) this.#refuse(failure);
     this.#end(failure);
     return failure;
+  }
+
+  #refuse({ code, errno, message }: LiveUpdateError): void {
+    const refusal = { type: 'refused', error: { code, errno, message } };
+    try {
+      sendFds(this.#fd, Buffer.from(`${JSON.stringify(refusal)}\n`), []);
+    } catch {
+      // It is gone, which may be why.
+    }
   }
 
   #end(error: LiveUpdateError | undefined): void {

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { connect, createConnection, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import koffi from 'koffi';
@@ -305,6 +305,54 @@ describe('limits', () => {
     await leave(one, 'release');
     await leave(two, 'release');
     for (const fd of memfds) closeSync(fd);
+  });
+});
+
+describe('a connection that breaks a rule', () => {
+  /** What luod says last. */
+  async function lastWord(bytes: string): Promise<Record<string, unknown>> {
+    const socket = createConnection(host.socket);
+    socket.write(bytes);
+    let said = '';
+    for await (const text of socket.setEncoding('utf8')) said += text as string;
+    return JSON.parse(said.trim().split('\n').at(-1) as string) as Record<string, unknown>;
+  }
+
+  it('is told which before it ends', async () => {
+    await host.stop();
+    client.close();
+    host = await Host.start(['--max-line', '2000', '--message-timeout', '200ms']);
+    client = await host.connect();
+    const refusal = (name: string) => ({ type: 'refused', error: { code: name, errno: expect.any(Number) } });
+    expect(await lastWord(`{"type":"${'x'.repeat(3000)}"}\n`)).toMatchObject(refusal('EMSGSIZE'));
+    expect(await lastWord('{"type":"stat')).toMatchObject(refusal('ETIMEDOUT'));
+    expect(await lastWord('no JSON\n')).toMatchObject(refusal('EPROTO'));
+    expect(await lastWord('{"type":"list","fds":1}\n')).toMatchObject(refusal('EPROTO'));
+    expect((await client.hello()).limits).toMatchObject({ lineBytes: 2000, stallMs: 200 });
+  });
+});
+
+describe('memory', () => {
+  it('is kept up to a user’s limit, sessions and FLBs together', async () => {
+    await host.stop();
+    client.close();
+    host = await Host.start(['--max-bytes', '100000']);
+    client = await host.connect();
+    const [small, large, tiny] = [30_000, 60_000, 10_000].map((size) => createMemfd('m', size)) as [
+      number,
+      number,
+      number,
+    ];
+    const session = await client.createSession('s');
+    await session.preserve(small, 1n);
+    await client.registerFlb('flb', large);
+    const other = createMemfd('m', 10_001);
+    await expect(session.preserve(other, 2n)).rejects.toThrow(code('ENOSPC'));
+    await session.preserve(tiny, 2n);
+    await session.unpreserve(1n);
+    await session.preserve(other, 3n);
+    for (const fd of [small, large, tiny, other]) closeSync(fd);
+    session.close();
   });
 });
 

@@ -147,22 +147,23 @@ describe('wire', () => {
     await end.closed;
   });
 
-  const bad: [string, string, number][] = [
+  const bad: [string, string, number, string?][] = [
     ['a line that is no JSON', 'hello\n', 0],
     ['a line without a type', '{"a":1}\n', 0],
     ['a line that is no object', '[1]\n', 0],
     ['descriptors that did not come', '{"type":"a","fds":1}\n', 0],
     ['more descriptors claimed than came', '{"type":"a","fds":3}\n', 2],
     ['a number of descriptors that is none', '{"type":"a","fds":-1}\n', 1],
-    ['a line that is too long', `{"type":"${'x'.repeat(2000)}`, 0],
+    ['a line that is too long', `{"type":"${'x'.repeat(2000)}`, 0, 'EMSGSIZE'],
+    ['a whole line that is too long', `{"type":"${'x'.repeat(2000)}"}\n`, 0, 'EMSGSIZE'],
   ];
-  for (const [what, line, fds] of bad) {
-    it(`ends with EPROTO at ${what}`, async () => {
+  for (const [what, line, fds, code = 'EPROTO'] of bad) {
+    it(`ends with ${code} at ${what}`, async () => {
       const [raw, end] = rawPair({ lineBytes: 1000 });
       const fd = openSync('/dev/null', 'r');
       sendFds(raw, Buffer.from(line), new Array<number>(fds).fill(fd));
       closeFd(fd);
-      expect(await end.closed).toMatchObject({ code: 'EPROTO' });
+      expect(await end.closed).toMatchObject({ code });
       expect(end.got).toEqual([]);
       expect(end.wire.isOpen).toBe(false);
       closeFd(raw);
