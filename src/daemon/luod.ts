@@ -264,6 +264,7 @@ export class Luod {
    */
   run(options: RunOptions): Service {
     const restored = this.#restored.delete(options.name) ? this.#services.find(options.name) : undefined;
+    restored?.runNext(options.command);
     return restored ?? this.#services.run(options);
   }
 

@@ -468,6 +468,16 @@ export class Service {
     return result;
   }
 
+  /** What the next start or update runs, when this luod was told another command than the one before it. */
+  runNext(command: readonly string[]): void {
+    const before = this.#command.join(' ');
+    this.#adopt(command);
+    if (before === command.join(' ')) return;
+    this.#note();
+    if (this.isRunning)
+      this.#log(`goes on with '${before}'; the next start or update runs '${command.join(' ')}'`);
+  }
+
   /** The command that runs from now on. */
   #adopt(command: readonly string[]): void {
     // The same command again is a new version of its files, and nothing to go back from.

@@ -74,7 +74,8 @@ export class LuodProcess {
   readonly socket: string;
   readonly control: string;
   readonly port: number;
-  readonly #start: () => void;
+  readonly #start: (command: readonly string[]) => void;
+  readonly #command: readonly string[];
   #child!: ChildProcess;
   exited: Promise<number | null> = Promise.resolve(0);
   stderr = '';
@@ -91,8 +92,9 @@ export class LuodProcess {
     this.port = port;
     this.socket = join(folder, 'luod.sock');
     this.control = join(folder, 'control.sock');
-    const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, '--', ...command];
-    this.#start = () => {
+    this.#command = command;
+    this.#start = (words) => {
+      const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, '--', ...words];
       const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: { ...process.env, PORT: String(port), CONTROL: this.control, ...env },
@@ -108,13 +110,13 @@ export class LuodProcess {
         return code as number | null;
       });
     };
-    this.#start();
+    this.#start(command);
   }
 
   /** Starts luod again, after its death, and waits until it has taken over. */
-  async again(): Promise<void> {
+  async again(command: readonly string[] = this.#command): Promise<void> {
     this.stderr = '';
-    this.#start();
+    this.#start(command);
     await this.says(/took over \d+ sessions/);
   }
 

@@ -4,7 +4,7 @@
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import { ByteClients } from '../e2e/byte-clients.js';
-import { isAlive, LuodProcess, processesWith } from '../e2e/luod-process.js';
+import { isAlive, LuodProcess, processesWith, programPath } from '../e2e/luod-process.js';
 
 const CONNECTIONS = 40;
 
@@ -84,6 +84,19 @@ describe('luod is killed', () => {
       expect(result).toMatchObject({ ok: false, rolledBack: true, error: { code: 'ECANCELED' } });
       expect([generation, pid]).toEqual([1, before.pid]);
     }
+    await isWhole();
+  });
+
+  it('and started again with another command, which the next update runs', async () => {
+    await start();
+    const { pid } = await luod.report();
+    luod.signal('SIGKILL');
+    await luod.exited;
+    await luod.again(['env', 'VERSION=2', process.execPath, programPath('echo.mjs')]);
+    expect(luod.stderr).toMatch(/goes on with .*; the next start or update runs 'env VERSION=2 /);
+    expect((await luod.report()).pid).toBe(pid);
+    expect(await luod.update()).toMatchObject({ ok: true, generation: 2 });
+    expect((await luod.status()).services[0]?.command.slice(0, 2)).toEqual(['env', 'VERSION=2']);
     await isWhole();
   });
 
