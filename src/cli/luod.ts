@@ -6,12 +6,10 @@ import { LiveUpdateError } from '../core/errors.js';
 import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
-import { HANDLED_SIGNALS } from '../daemon/self-update.js';
 import type { RestartPolicy, Service } from '../daemon/service.js';
 import { ServiceManager } from '../daemon/service-manager.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
-import { unblockSignals } from '../linux/signal-mask.js';
 import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addManCommand } from './manual.js';
@@ -57,7 +55,6 @@ async function serve(flags: ServeFlags): Promise<void> {
   // Before anything is held: a luod that is ended without knowing it leaves everything to the keeper.
   const ended = new Promise<NodeJS.Signals>((resolve) => {
     for (const ending of ENDING) process.once(ending, resolve);
-    unblockSignals(HANDLED_SIGNALS);
   });
   const limits = defaultLimits();
   const manager = ServiceManager.fromEnvironment(log);
@@ -112,8 +109,6 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   process.on('SIGHUP', () => {
     service?.update({}).catch((error) => log(`${service?.name}: ${LiveUpdateError.from(error).message}`));
   });
-  // The luod before, which this one replaced in place, let them wait.
-  unblockSignals(HANDLED_SIGNALS);
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
   const manager = ServiceManager.fromEnvironment(log);

@@ -21,6 +21,9 @@ export interface Client {
   readonly agent: AgentConnection;
 }
 
+/** The listening socket's group in the keeper. */
+export const LISTENER_GROUP = 'listener';
+
 /** Clients' groups in the keeper: this and a number. */
 export const CLIENT_GROUP = 'client ';
 

@@ -15,7 +15,7 @@ import { handleFd } from '../linux/handle-fd.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type AgentConnection, Agents } from './agents.js';
 import { type Audit, noAudit } from './audit.js';
-import { CLIENT_GROUP, type Client, clientRecord } from './client.js';
+import { CLIENT_GROUP, type Client, clientRecord, LISTENER_GROUP } from './client.js';
 import { ClientRequests } from './client-requests.js';
 import { Events, type LuodEvent } from './events.js';
 import { takeListener } from './given-listener.js';
@@ -186,7 +186,7 @@ export class Luod {
 
   #noteListener(): void {
     const { version } = this.#options;
-    this.#store.put(LISTENER, 'socket', { version }, [handleFd(this.#server) as number]);
+    this.#store.put(LISTENER_GROUP, 'socket', { version }, [handleFd(this.#server) as number]);
   }
 
   /** Takes over what the keeper has. @returns the listening socket. */
@@ -201,7 +201,7 @@ export class Luod {
     const restored: HostSession[] = [];
     const clients = new Map<string, Client>();
     for (const [group, own] of groups) {
-      if (group === LISTENER) listener = own[0]?.fds[0];
+      if (group === LISTENER_GROUP) listener = own[0]?.fds[0];
       else if (group.startsWith(CLIENT_GROUP)) {
         this.#nextClient = Math.max(this.#nextClient, Number(group.slice(CLIENT_GROUP.length)) + 1);
         const client = this.#adopt(own[0]?.fds[0] as number, group);
@@ -388,6 +388,3 @@ export class Luod {
     this.#clients.clear();
   }
 }
-
-/** Groups in the keeper. */
-const LISTENER = 'listener';

@@ -4,20 +4,9 @@
  */
 import { LiveUpdateError } from '../core/errors.js';
 import { execve } from '../linux/exec.js';
-import { blockSignals, unblockSignals } from '../linux/signal-mask.js';
 import type { LastingStore } from './keeper-link.js';
 import type { ServiceManager } from './service-manager.js';
 import { checkSuccessor } from './successor-check.js';
-
-/** What luod does something about: its command installs handlers, and then unblocks them. */
-export const HANDLED_SIGNALS: readonly NodeJS.Signals[] = [
-  'SIGTERM',
-  'SIGINT',
-  'SIGQUIT',
-  'SIGHUP',
-  'SIGUSR1',
-  'SIGUSR2',
-];
 
 export interface SelfUpdateOptions {
   /** Undefined when nothing outlives this luod. */
@@ -43,11 +32,10 @@ export async function replaceSelf({ store, manager, log, script }: SelfUpdateOpt
     log(`replaces itself by ${script}`);
     manager?.reloading();
     const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
-    // One that comes meanwhile is for the next luod, which has no handlers yet.
-    blockSignals(HANDLED_SIGNALS);
+    // A signal that comes before the next luod has its handlers ends it, and can be neither blocked nor ignored until then: Node resets
+    // both as it starts. It is as a KILL then, and the store waits for another luod.
     return execve(process.execPath, words, { ...process.env, ...environment });
   } finally {
     callOff();
-    unblockSignals(HANDLED_SIGNALS);
   }
 }

@@ -219,15 +219,16 @@ export class SharedFlbs {
    * @throws {LiveUpdateError} EINVAL for a record that is not understood.
    */
   restore({ record, fds }: KeptItem): void {
+    const [fd] = fds;
     const parsed = flbRecord.safeParse(record);
-    if (!parsed.success || fds[0] === undefined) {
-      for (const fd of fds) closeFd(fd);
-      throw new LiveUpdateError('EINVAL', 'a record of another version, or damaged', { cause: parsed.error });
+    if (!parsed.success || fd === undefined) {
+      for (const one of fds) closeFd(one);
+      throw damaged(parsed.error);
     }
     const { name, uid, createdAt, registrant } = parsed.data;
-    const size = memfdSize(fds[0]);
+    const size = memfdSize(fd);
     this.#options.hold(uid, size);
-    this.#flbs.set(key(uid, name), { name, uid, createdAt, registrant, fd: fds[0], bytes: size, files: 0 });
+    this.#flbs.set(key(uid, name), { name, uid, createdAt, registrant, fd, bytes: size, files: 0 });
   }
 
   /** Lets go of what nobody needs after a restore. @param isThere Whether the connection of a group is. */
@@ -283,6 +284,16 @@ function reopen(fd: number): number {
 
 function isOver({ files, registrant }: SharedFlb): boolean {
   return files === 0 && registrant === undefined;
+}
+
+/** Whether a record of the keeper's is understood. @throws {LiveUpdateError} EINVAL. */
+export function parseFlb(kept: unknown): void {
+  const { success, error } = flbRecord.safeParse(kept);
+  if (!success) throw damaged(error);
+}
+
+function damaged(cause: unknown): LiveUpdateError {
+  return new LiveUpdateError('EINVAL', 'a record of another version, or damaged', { cause });
 }
 
 function key(uid: number, name: string): string {

@@ -3,8 +3,12 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from '../linux/fd.js';
+import { CLIENT_GROUP, clientRecord, LISTENER_GROUP } from './client.js';
+import { FD_STORE_GROUP } from './fd-store.js';
 import { GROUP, parseItems } from './host-sessions.js';
 import { KeeperLink, type KeptItem } from './keeper-link.js';
+import { parseService, SERVICE_GROUP } from './service-record.js';
+import { FLB_GROUP, parseFlb } from './shared-flbs.js';
 
 const CHECK_MS = 20_000;
 /** Of what it has to say, as much as a person reads. */
@@ -46,6 +50,11 @@ export async function checkHandover(keeper: string): Promise<number> {
     if (group.startsWith(GROUP)) {
       parseItems(own);
       sessions++;
+    } else if (group.startsWith(SERVICE_GROUP)) parseService(own);
+    else if (group.startsWith(FLB_GROUP)) for (const item of own) parseFlb(item.record);
+    else if (group.startsWith(CLIENT_GROUP)) for (const item of own) clientRecord.parse(item.record);
+    else if (group !== LISTENER_GROUP && group !== FD_STORE_GROUP) {
+      throw new LiveUpdateError('EINVAL', `'${group}' is nothing that this version knows`);
     }
     for (const { fds } of own) for (const fd of fds) closeFd(fd);
   }

@@ -13,6 +13,5 @@ export * from './notify.js';
 export * from './pidfd.js';
 export * from './poll.js';
 export * from './scm-rights.js';
-export * from './signal-mask.js';
 export * from './socket-facts.js';
 export * from './socketpair.js';

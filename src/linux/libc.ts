@@ -93,9 +93,6 @@ export const libc = {
   execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
     'int execve(const char *path, void *argv, void *envp)',
   ),
-  pthreadSigmask: declare<(how: number, set: Bytes, old: Bytes) => number>(
-    'int pthread_sigmask(int how, void *set, void *old)',
-  ),
   sync: declare<() => void>('void sync()'),
   reboot: declare<(command: number) => number>('int reboot(int command)'),
   /** syscall(2), in the shape of kcmp(2), which no libc wraps. */
