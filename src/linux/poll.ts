@@ -23,6 +23,11 @@ export interface Interest {
 
 const pinned = new Set<FdWatch>();
 
+// While Node takes itself down its loop turns once more, and koffi aborts the process when a callback cannot be called any more.
+process.once('exit', () => {
+  for (const watch of [...pinned]) watch.close();
+});
+
 export class FdWatch {
   readonly #handle: PollHandle;
   readonly #callback: (...args: unknown[]) => void;

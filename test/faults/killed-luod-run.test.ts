@@ -93,7 +93,7 @@ describe('luod is killed', () => {
     luod.signal('SIGKILL');
     await luod.exited;
     await luod.again(['env', 'VERSION=2', process.execPath, programPath('echo.mjs')]);
-    expect(luod.stderr).toMatch(/goes on with .*; the next start or update runs 'env VERSION=2 /);
+    await luod.says(/goes on with .*; the next start or update runs 'env VERSION=2 /);
     expect((await luod.report()).pid).toBe(pid);
     expect(await luod.update()).toMatchObject({ ok: true, generation: 2 });
     expect((await luod.status()).services[0]?.command.slice(0, 2)).toEqual(['env', 'VERSION=2']);

@@ -51,6 +51,14 @@ describe('poll', () => {
     expect(child('watchFd(b, { readable: true }, () => undefined).unref();').status).toBe(0);
   });
 
+  it('is not called while the process takes itself down', () => {
+    const { status, stderr } = child(
+      `watchFd(b, { readable: true }, () => undefined).unref();
+       process.on('exit', () => sendFds(a, Buffer.from('x'), []));`,
+    );
+    expect([status, stderr]).toEqual([0, '']);
+  });
+
   it('is not collected while it is open', () => {
     const { stdout } = child(
       `watchFd(b, { readable: true }, () => { console.log('called'); process.exit(0); });
