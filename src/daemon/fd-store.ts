@@ -3,10 +3,11 @@
  *
  * Every descriptor stands there under a name of its own, `luod-NUMBER`; which number is which part of which item, and the items'
  * records, stand in a log in a memfd (state-log.ts), which is in the store as well. So that nothing is lost at any moment:
- * a descriptor is in the store before the log tells of it, and out of the log before it leaves the store. What the log does not tell
- * of was not answered for, and is dropped by the next luod.
+ * a descriptor is in the store before the log tells of it, and out of the log before it leaves the store; each change is one entry.
+ * What the log does not tell of was not answered for, and is dropped by the next luod.
  *
- * The store takes one open file once: systemd compares with kcmp(2) and drops a second one. Nothing that luod keeps is kept twice.
+ * The store takes one open file once: systemd compares with kcmp(2) and drops a second one. Nothing that luod keeps is kept twice; what
+ * an item has already is amended, not put again.
  */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
@@ -19,6 +20,8 @@ import { StateLog } from './state-log.js';
 export const FD_STORE_GROUP = 'fd-store';
 /** How long a keeper waits for a luod that takes this one's place: it starts at once or not at all. */
 const SUCCESSION_MS = 60_000;
+/** Room that is never given away: the log stands there twice while it is written anew. */
+const SPARE = 1;
 
 const FD_NAME = 'luod-';
 const STATE_NAME = 'luod-state-';
@@ -119,59 +122,68 @@ export class FdStore implements LastingStore {
 
   /** How many descriptors it has room for. */
   get room(): number {
-    return this.#manager.storeMax - this.#count;
+    return this.#manager.storeMax - SPARE - this.#count;
   }
 
-  /** @throws {LiveUpdateError} EMFILE when the store is full: nothing has changed; ETIMEDOUT. */
+  /**
+   * Puts an item in the place of what was there. Its descriptors must be other open files than those that were there: the store would
+   * not take them again.
+   * @throws {LiveUpdateError} EMFILE when the store is full, also with what is to be replaced: nothing has changed; ETIMEDOUT.
+   */
   put(group: string, item: string, record: object, fds: readonly number[]): void {
+    if (!this.#isCopying) this.#put(group, item, record, fds);
     this.#copy?.put(group, item, record, fds);
-    if (this.#isCopying) return;
-    const known = this.#groups.get(group)?.get(item);
-    if (fds.length > this.room + (known?.fds.length ?? 0)) {
+  }
+
+  #put(group: string, item: string, record: object, fds: readonly number[]): void {
+    if (fds.length > 0 && fds.length > this.room) {
       const text = `the service manager's store is full; raise FileDescriptorStoreMax= (${this.#manager.storeMax})`;
       throw new LiveUpdateError('EMFILE', text, { operation: 'put' });
     }
-    // First out, since the store does not take the same open file again.
-    if (known !== undefined && known.fds.length > 0) this.#drop(group, item);
     const numbers = fds.map((fd) => {
       const number = this.#next++;
       this.#manager.store(`${FD_NAME}${number}`, fd);
       return number;
     });
     if (fds.length > 0) this.#manager.barrier();
-    this.#count += numbers.length;
+    const replaced = this.#groups.get(group)?.get(item)?.fds ?? [];
+    this.#log.append({ put: [group, item], record, fds: numbers });
     this.#set(group, item, { record, fds: numbers });
-    this.#write({ put: [group, item], record, fds: numbers });
+    this.#count += numbers.length;
+    this.#unstore(replaced);
+    this.#shorten();
   }
 
   amend(group: string, item: string, record: object): void {
-    this.#copy?.amend(group, item, record);
-    if (this.#isCopying) return;
-    const known = this.#groups.get(group)?.get(item);
-    if (known === undefined) {
-      this.put(group, item, record, []);
-      return;
+    if (!this.#isCopying) {
+      const known = this.#groups.get(group)?.get(item);
+      this.#log.append({ put: [group, item], record });
+      this.#set(group, item, { record, fds: known?.fds ?? [] });
+      this.#shorten();
     }
-    known.record = record;
-    this.#write({ put: [group, item], record });
+    this.#copy?.amend(group, item, record);
   }
 
   drop(group: string, item?: string): void {
-    this.#copy?.drop(group, item);
     this.#drop(group, item);
+    this.#copy?.drop(group, item);
   }
 
   #drop(group: string, item?: string): void {
     const items = this.#groups.get(group);
     if (items === undefined || (item !== undefined && !items.has(item))) return;
-    this.#write({ drop: item === undefined ? [group] : [group, item] });
-    for (const [name, { fds }] of items) {
-      if (item !== undefined && name !== item) continue;
-      for (const number of fds) this.#manager.unstore(`${FD_NAME}${number}`);
-      this.#count -= fds.length;
-      items.delete(name);
-    }
+    this.#log.append({ drop: item === undefined ? [group] : [group, item] });
+    const dropped = item === undefined ? [...items.keys()] : [item];
+    const numbers = dropped.flatMap((name) => items.get(name)?.fds ?? []);
+    for (const name of dropped) items.delete(name);
     if (items.size === 0) this.#groups.delete(group);
+    this.#unstore(numbers);
+    this.#shorten();
+  }
+
+  #unstore(numbers: readonly number[]): void {
+    for (const number of numbers) this.#manager.unstore(`${FD_NAME}${number}`);
+    this.#count -= numbers.length;
   }
 
   #set(group: string, item: string, value: Item): void {
@@ -180,12 +192,9 @@ export class FdStore implements LastingStore {
     else items.set(item, value);
   }
 
-  #write(entry: object): void {
-    this.#log.append(entry);
-    if (this.#log.isLong) this.#writeAnew();
-  }
-
-  #writeAnew(): void {
+  /** Writes the log anew when most of it is over. */
+  #shorten(): void {
+    if (!this.#log.isLong) return;
     const entries: object[] = [];
     for (const [group, items] of this.#groups) {
       for (const [item, { record, fds }] of items) entries.push({ put: [group, item], record, fds });

@@ -38,7 +38,7 @@ export class StateLog {
     const bytes = read(fd);
     const length = bytes.lastIndexOf(0x0a) + 1;
     const lines = bytes.subarray(0, length).toString('utf8').split('\n').slice(0, -1);
-    const [head, ...entries] = lines.map((line) => JSON.parse(line) as unknown);
+    const [head, ...entries] = lines.map(parse);
     if (JSON.stringify(head) !== JSON.stringify(HEAD)) {
       throw new LiveUpdateError('EINVAL', 'the state of a luod of another version, or damaged');
     }
@@ -52,6 +52,14 @@ export class StateLog {
   /** Whether most of it is likely to be about what is over. */
   get isLong(): boolean {
     return this.#bytes > SHORT_BYTES && this.#bytes > 2 * this.#firstBytes;
+  }
+}
+
+function parse(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch (cause) {
+    throw new LiveUpdateError('EINVAL', 'the state of a luod is damaged', { cause });
   }
 }
 

@@ -38,6 +38,7 @@ export class TestManager {
   readonly #fd: number;
   readonly #watch: FdWatch;
   readonly #storeMax: number;
+  #killIn: number | undefined;
   #child: ChildProcess | undefined;
   #exited: Promise<number | null> = Promise.resolve(0);
   #wake: (() => void)[] = [];
@@ -67,6 +68,10 @@ export class TestManager {
   }
 
   #take(words: Record<string, string>, fds: number[]): void {
+    if (this.#killIn !== undefined && --this.#killIn <= 0) {
+      this.#killIn = undefined;
+      this.#child?.kill('SIGKILL');
+    }
     if (words.FDSTORE === '1') {
       for (const fd of fds) {
         const isKnown = this.stored.some((one) => compareOpenFiles(one.fd, fd) === 0);
@@ -91,18 +96,32 @@ export class TestManager {
     while (!this.said.some(matches)) await new Promise<void>((resolve) => this.#wake.push(resolve));
   }
 
+  /** Kills the service at the n-th word from now on, before it is dealt with. */
+  killAt(word: number | undefined): void {
+    this.#killIn = word;
+  }
+
   get pid(): number {
     return this.#child?.pid as number;
   }
 
+  /** The service's process. */
+  get child(): ChildProcess {
+    return this.#child as ChildProcess;
+  }
+
   /** Starts luod with what is in the store, and waits for READY. */
   async start(flags: readonly string[] = [], environment: NodeJS.ProcessEnv = {}): Promise<void> {
+    await this.launch([...cli('luod'), 'serve', '--socket', this.socket, ...flags], environment);
+  }
+
+  /** As `start`, of another command, whose stdin and stdout are the caller's. */
+  async launch(command: readonly string[], environment: NodeJS.ProcessEnv = {}): Promise<void> {
     const given = [...this.units, ...this.stored];
     this.said.splice(0);
-    const command = [...cli('luod'), 'serve', '--socket', this.socket, ...flags];
     // LISTEN_PID is the service's own pid, which only the shell that becomes it knows.
     const child = spawn('sh', ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', ...command], {
-      stdio: ['ignore', 'ignore', 'pipe', ...given.map(({ fd }) => fd)],
+      stdio: ['pipe', 'pipe', 'pipe', ...given.map(({ fd }) => fd)],
       env: {
         ...process.env,
         NOTIFY_SOCKET: this.#notify,
@@ -113,6 +132,9 @@ export class TestManager {
       },
     });
     this.#child = child;
+    // It may be dead when it is told something.
+    child.stdin?.on('error', () => undefined);
+    child.stdout?.resume();
     this.#exited = once(child, 'exit').then(([code]) => code as number | null);
     createInterface({ input: child.stderr as NodeJS.ReadableStream }).on('line', (line) => {
       this.stderr += `${line}\n`;

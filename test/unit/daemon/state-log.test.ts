@@ -43,4 +43,11 @@ describe('the log in a memfd', () => {
     expect(() => StateLog.open(fd)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
     closeFd(fd);
   });
+
+  it('that is damaged is refused', () => {
+    const fd = createMemfd('m', 0);
+    writeSync(fd, '{"luod":"state","version":1}\n{"put":\n{}\n');
+    expect(() => StateLog.open(fd)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+    closeFd(fd);
+  });
 });
