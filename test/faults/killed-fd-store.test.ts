@@ -3,6 +3,7 @@
  * change, at one of its words to the manager, or between two. The next one finds everything as it was before that change or after it.
  */
 import { once } from 'node:events';
+import { fstatSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -189,6 +190,29 @@ describe('the descriptor store', () => {
       expect(await tell(one)).toEqual({ done: true });
       kept = after(kept, one);
     }
+    await manager.kill();
+    expect(plain(await start())).toEqual(plain(kept));
+  });
+
+  it('does not bring back what is dropped as the log is written anew', async () => {
+    let kept = await start();
+    const does = async (change: Change) => {
+      expect(await tell(change)).toEqual({ done: true });
+      kept = after(kept, change);
+    };
+    const log = () => manager.stored.find(({ name }) => name.startsWith('luod-state-'));
+    const group = `dropped ${LONG}`;
+    await does({ does: 'put', group, item: 'i', record: {}, contents: ['c'] });
+    await does({ does: 'put', group: 'stays', item: 'i', record: {}, contents: ['d'] });
+    // Up to where the next long entry, which is the drop's, is one too many.
+    const before = log();
+    const record = { text: LONG.slice(0, 5000) };
+    while ((1 << 20) - fstatSync(before?.fd as number).size > 6000) {
+      await does({ does: 'amend', group: 'stays', item: 'i', record });
+    }
+    expect(log()).toBe(before);
+    await does({ does: 'drop', group });
+    expect(log()).not.toBe(before);
     await manager.kill();
     expect(plain(await start())).toEqual(plain(kept));
   });
