@@ -24,6 +24,12 @@ export interface Client {
 /** The listening socket's group in the keeper. */
 export const LISTENER_GROUP = 'listener';
 
+/** The listening socket as the keeper has it. */
+export const listenerRecord = z.object({
+  /** It is a socket unit's, whose name in the file system and mode are not luod's. */
+  isGiven: z.boolean().default(false),
+});
+
 /** Clients' groups in the keeper: this and a number. */
 export const CLIENT_GROUP = 'client ';
 

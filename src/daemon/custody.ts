@@ -25,17 +25,25 @@ export interface Held {
 
 /** Where what is held is noted, so that it outlives luod. */
 export interface CustodyStore {
-  hold(session: string, held: Held): void;
+  /** @param isKnown The store has these descriptors under the name already, and only the record is new. */
+  hold(session: string, held: Held, isKnown?: boolean): void;
   release(session: string): void;
 }
 
 export class Custody {
   readonly #held = new Map<string, Held>();
   readonly #store: CustodyStore | undefined;
+  readonly #refused: (session: string, error: unknown) => void;
+  /** Held here, but not in the store. */
+  readonly #unstored = new Set<string>();
 
-  /** @param store Undefined for what is not in charge yet: its image will say it again. */
-  constructor(store?: CustodyStore) {
+  /**
+   * @param store Undefined for what is not in charge yet: its image will say it again.
+   * @param refused Told when the store did not take something: it is held all the same, as long as this luod lives.
+   */
+  constructor(store?: CustodyStore, refused: (session: string, error: unknown) => void = () => undefined) {
     this.#store = store;
+    this.#refused = refused;
   }
 
   get size(): number {
@@ -55,12 +63,31 @@ export class Custody {
 
   /** Takes over the descriptors; what was held under the name before is closed. */
   hold(session: string, held: Held): void {
-    if (isSame(this.#held.get(session), held)) {
+    const known = this.#unstored.has(session) ? undefined : this.#held.get(session);
+    const count = known === undefined ? 0 : commonFiles(known, held);
+    const isKnown = count > 0 && count === held.fds.length && count === known?.fds.length;
+    if (known !== undefined && isKnown && isSame(known, held)) {
       for (const fd of held.fds) closeFd(fd);
       return;
     }
+    // A store takes an open file once; so what is partly the same has to leave it first.
+    if (count > 0 && !isKnown) this.#store?.release(session);
+    this.#put(session, held, isKnown);
     this.restore(session, held);
-    this.#store?.hold(session, held);
+  }
+
+  #put(session: string, held: Held, isKnown: boolean): void {
+    try {
+      this.#store?.hold(session, held, isKnown);
+      this.#unstored.delete(session);
+    } catch (error) {
+      if (!isKnown) {
+        // What was there before would be given to the next image in its place.
+        this.#store?.release(session);
+        this.#unstored.add(session);
+      }
+      this.#refused(session, error);
+    }
   }
 
   /** As `hold`, of what the store has already. */
@@ -72,6 +99,7 @@ export class Custody {
   /** @returns false when nothing is held under the name. */
   release(session: string): boolean {
     if (!this.#close(session)) return false;
+    this.#unstored.delete(session);
     this.#store?.release(session);
     return true;
   }
@@ -86,7 +114,9 @@ export class Custody {
 
   /** Tells a new store everything. */
   tellAgain(): void {
-    for (const [session, held] of this.#held) this.#store?.hold(session, held);
+    for (const [session, held] of this.#held) {
+      if (!this.#unstored.has(session)) this.#store?.hold(session, held);
+    }
   }
 
   /** Moves everything that `other` holds here. */
@@ -118,9 +148,15 @@ export class Custody {
   }
 }
 
+/** Open files that both have, in the same places. */
+function commonFiles(known: Held, held: Held): number {
+  return known.fds.filter((fd, index) => {
+    const other = held.fds[index];
+    return other !== undefined && compareOpenFiles(fd, other) === 0;
+  }).length;
+}
+
 /** Whether it is what is held already, said again to a luod that took over. */
-function isSame(known: Held | undefined, held: Held): boolean {
-  if (known === undefined || known.compatible !== held.compatible) return false;
-  if (Buffer.compare(known.bytes, held.bytes) !== 0 || known.fds.length !== held.fds.length) return false;
-  return known.fds.every((fd, index) => compareOpenFiles(fd, held.fds[index] as number) === 0);
+function isSame(known: Held, held: Held): boolean {
+  return known.compatible === held.compatible && Buffer.compare(known.bytes, held.bytes) === 0;
 }

@@ -12,10 +12,11 @@ import type { ImageToLuod } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
+import { compareOpenFiles } from '../linux/kcmp.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 import { type AgentConnection, Agents } from './agents.js';
 import { type Audit, noAudit } from './audit.js';
-import { CLIENT_GROUP, type Client, clientRecord, LISTENER_GROUP } from './client.js';
+import { CLIENT_GROUP, type Client, clientRecord, LISTENER_GROUP, listenerRecord } from './client.js';
 import { ClientRequests } from './client-requests.js';
 import { Events, type LuodEvent } from './events.js';
 import { takeListener } from './given-listener.js';
@@ -68,6 +69,8 @@ export class Luod {
   readonly #lasting: LastingStore | undefined;
   readonly #store: Store;
   #nextClient = 1;
+  /** The listening socket is the service manager's. */
+  #isGiven = false;
   /** Services of the luod before that nobody asked for again. */
   readonly #restored = new Set<string>();
 
@@ -149,7 +152,11 @@ export class Luod {
   async #listen(restored: number | undefined): Promise<void> {
     const { socket: path, group, manager } = this.#options;
     const given = manager === undefined ? undefined : takeListener(manager.given, path);
-    if (given !== undefined && restored !== undefined) closeFd(restored);
+    const isKept = restored !== undefined && (given === undefined || compareOpenFiles(given, restored) === 0);
+    if (given !== undefined) {
+      this.#isGiven = true;
+      if (restored !== undefined) closeFd(restored);
+    }
     const listener = given ?? restored;
     if (listener === undefined) await claimSocketPath(path);
     // The mode counts from the first moment: between bind and chmod a stranger could connect.
@@ -163,14 +170,13 @@ export class Luod {
         );
       });
       // Who may connect to a socket of the manager's is the manager's business.
-      if (given === undefined) closeToStrangers(path, group);
+      if (!this.#isGiven) closeToStrangers(path, group);
     } finally {
       process.umask(umask);
     }
     // Node does not know the path of a listener that it did not bind, which has to go with the server.
-    if (restored !== undefined && given === undefined)
-      (this.#server as { _pipeName?: string })._pipeName = path;
-    else this.#noteListener();
+    if (restored !== undefined && !this.#isGiven) (this.#server as { _pipeName?: string })._pipeName = path;
+    if (!isKept) this.#noteListener();
   }
 
   /** Tells a new keeper everything. */
@@ -186,7 +192,8 @@ export class Luod {
 
   #noteListener(): void {
     const { version } = this.#options;
-    this.#store.put(LISTENER_GROUP, 'socket', { version }, [handleFd(this.#server) as number]);
+    const record = { version, isGiven: this.#isGiven };
+    this.#store.put(LISTENER_GROUP, 'socket', record, [handleFd(this.#server) as number]);
   }
 
   /** Takes over what the keeper has. @returns the listening socket. */
@@ -201,10 +208,12 @@ export class Luod {
     const restored: HostSession[] = [];
     const clients = new Map<string, Client>();
     for (const [group, own] of groups) {
-      if (group === LISTENER_GROUP) listener = own[0]?.fds[0];
-      else if (group.startsWith(CLIENT_GROUP)) {
+      if (group === LISTENER_GROUP) {
+        listener = own[0]?.fds[0];
+        this.#isGiven = listenerRecord.parse(own[0]?.record).isGiven;
+      } else if (group.startsWith(CLIENT_GROUP)) {
         this.#nextClient = Math.max(this.#nextClient, Number(group.slice(CLIENT_GROUP.length)) + 1);
-        const client = this.#adopt(own[0]?.fds[0] as number, group);
+        const client = this.#adopt(own[0]?.fds[0] as number, group, true);
         clients.set(group, client);
         const { subscriptions } = clientRecord.parse(own[0]?.record);
         for (const subscription of subscriptions) this.#agents.restore(subscription, client.agent);
@@ -303,18 +312,30 @@ export class Luod {
     }
     if (this.#clients.size >= this.#limits.clients) {
       const full = new LiveUpdateError('EMFILE', `luod has ${this.#limits.clients} clients, all that it may`);
-      const wire = new Wire(fd, { message: () => undefined, closed: () => undefined });
-      wire.send({ type: 'refused', error: errorReply(full) });
-      wire.close();
+      this.#refuse(fd, full);
       return;
     }
-    this.#adopt(fd, undefined);
+    const group = `${CLIENT_GROUP}${this.#nextClient++}`;
+    try {
+      this.#store.put(group, 'socket', {}, [fd]);
+    } catch (error) {
+      // A client that is not kept would lose with luod what it was answered.
+      this.#options.log(`a client was refused: ${LiveUpdateError.from(error).message}`);
+      this.#refuse(fd, error);
+      return;
+    }
+    this.#adopt(fd, group, false);
   }
 
-  /** @param restored The group of a client of the luod before; undefined for a new one. */
-  #adopt(fd: number, restored: string | undefined): Client {
+  #refuse(fd: number, error: unknown): void {
+    const wire = new Wire(fd, { message: () => undefined, closed: () => undefined });
+    wire.send({ type: 'refused', error: errorReply(error) });
+    wire.close();
+  }
+
+  /** @param isRestored It was a client of the luod before. */
+  #adopt(fd: number, group: string, isRestored: boolean): Client {
     const peer = peerCredentials(fd);
-    const group = restored ?? `${CLIENT_GROUP}${this.#nextClient++}`;
     const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
     const agent: AgentConnection = { group, peer, send: (message, fds) => client.wire?.send(message, fds) };
     const client: Client = { group, peer, wire: undefined, image: undefined, isOperator, agent };
@@ -329,10 +350,9 @@ export class Luod {
         },
       },
       { lineBytes, stallMs },
-      { skipTo: restored === undefined ? undefined : 'resume', refuses: true },
+      { skipTo: isRestored ? 'resume' : undefined, refuses: true },
     );
     this.#clients.add(client);
-    if (restored === undefined) this.#store.put(group, 'socket', {}, [fd]);
     return client;
   }
 

@@ -109,9 +109,10 @@ export class ServiceStore {
     this.#store.drop(this.#group, `image ${secret}`);
   }
 
-  hold(session: string, { compatible, bytes, fds, since }: Held): void {
+  hold(session: string, { compatible, bytes, fds, since }: Held, isKnown = false): void {
     const record = { session, compatible, bytes: Buffer.from(bytes).toString('base64'), since };
-    this.#store.put(this.#group, `held ${session}`, record, fds);
+    if (isKnown) this.#store.amend(this.#group, `held ${session}`, record);
+    else this.#store.put(this.#group, `held ${session}`, record, fds);
   }
 
   release(session: string): void {

@@ -133,7 +133,11 @@ export class Service {
     this.#options = options;
     this.#command = options.command;
     this.#store = new ServiceStore(options.store, options.name);
-    this.custody = new Custody(this.#store);
+    this.custody = new Custody(this.#store, (session, error) =>
+      this.#log(
+        `'${session}' is held, but not beyond luod's own end: ${LiveUpdateError.from(error).message}`,
+      ),
+    );
     this.stopped = this.#stopped.promise;
     this.ready = this.#ready.promise;
   }
@@ -229,15 +233,15 @@ export class Service {
     let pidfd: number | undefined;
     try {
       pidfd = image.openPidfd();
+      if (pidfd !== undefined) this.#noteImage(image, pidfd);
     } catch (error) {
       // It runs all the same; only the next luod would not know it again.
       this.#log(
         `pid ${image.pid} cannot be kept beyond luod's own end: ${LiveUpdateError.from(error).message}`,
       );
+    } finally {
+      if (pidfd !== undefined) closeFd(pidfd);
     }
-    if (pidfd === undefined) return;
-    this.#noteImage(image, pidfd);
-    closeFd(pidfd);
   }
 
   /**

@@ -119,7 +119,12 @@ export class Update {
   /** @throws {LiveUpdateError} EMFILE, ENOMEM: nothing was begun. */
   static begin(options: UpdateOptions): Update {
     const commitFd = createCommitWord();
-    options.notes.begun(commitFd);
+    try {
+      options.notes.begun(commitFd);
+    } catch (error) {
+      closeFd(commitFd);
+      throw error;
+    }
     return new Update(options, commitFd, false);
   }
 

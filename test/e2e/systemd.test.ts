@@ -1,14 +1,17 @@
 /** luod under a service manager: told when it is ready, kept beyond its death by the descriptor store, given its socket. */
 import { spawnSync } from 'node:child_process';
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
   existsSync,
   fstatSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -182,6 +185,72 @@ describe('a service manager', () => {
     await expect(manager.start()).rejects.toThrow(/EINVAL.*listening unix stream socket/s);
     closeSync(memfd);
     closeSync(fd);
+  });
+
+  it('keeps its socket as it is beyond a self-update', async () => {
+    mkdirSync(dirname(manager.socket), { mode: 0o755 });
+    const fd = openListeningSocket({ path: manager.socket }, 128);
+    chmodSync(manager.socket, 0o666);
+    manager.units = [{ name: 'luod.socket', fd }];
+    await manager.start();
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s');
+    for (let update = 0; update < 2; update++) {
+      await client.selfUpdate();
+      expect(statSync(manager.socket).mode & 0o777).toBe(0o666);
+    }
+    await manager.kill();
+    await manager.start();
+    expect(await session.getName()).toBe('s');
+    await client.selfUpdate();
+    expect(statSync(manager.socket).mode & 0o777).toBe(0o666);
+    session.close();
+    client.close();
+    await manager.stop();
+    // It is the manager's, and stays.
+    expect(existsSync(manager.socket)).toBe(true);
+    expect(manager.stored).toEqual([]);
+    closeSync(fd);
+  });
+
+  it('whose store is full refuses clients and programs with an errno, and luod goes on', async () => {
+    await manager.start();
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s', { custody: 'hold' });
+    const port = await freePort();
+    const program = [process.execPath, programPath('echo.mjs')];
+    const env = ['env', `PORT=${port}`, `CONTROL=${join(manager.folder, 'control')}`];
+    const memfd = () => createMemfd('m', 1);
+    let token = 0n;
+    const fill = async () => {
+      for (;;) {
+        const fd = memfd();
+        try {
+          await session.preserve(fd, token);
+          token++;
+        } finally {
+          closeSync(fd);
+        }
+      }
+    };
+    await expect(fill()).rejects.toThrow(code('EMFILE'));
+    const fds = readdirSync(`/proc/${manager.pid}/fd`).length;
+    const other = LuodClient.connect(manager.socket).then((one) => one.hello());
+    await expect(other).rejects.toThrow(code('EMFILE'));
+    // With room for luoctl, and for the program's process and connection, but not for what it has luod hold.
+    for (let room = 0; room < 3; room++) await session.unpreserve(--token);
+    const words = ['start', 'echo', '--json', '--socket', manager.socket, '--', ...env, ...program];
+    const started = await run([...cli('luoctl'), ...words]);
+    expect([started.code, started.stderr]).toEqual([0, '']);
+    const held = /echo: '[^']+' is held, but not beyond luod's own end: EMFILE: put: .*FileDescriptorStoreMax=/;
+    await expect.poll(() => manager.stderr).toMatch(held);
+    expect((await session.list()).length).toBe(Number(token));
+    for (; token > 0n; ) await session.unpreserve(--token);
+    expect((await run([...cli('luoctl'), 'stop', 'echo', '--socket', manager.socket])).code).toBe(0);
+    expect(manager.stderr).not.toMatch(/EBADF/);
+    await expect.poll(() => readdirSync(`/proc/${manager.pid}/fd`).length).toBeLessThan(fds);
+    session.close();
+    client.close();
   });
 });
 
