@@ -150,6 +150,12 @@ export class KeeperLink implements Store {
     if (this.#wire.isOpen) this.#wire.flushNow(FLUSH_MS);
   }
 
+  /** Leaves everything with the keeper, for another luod. */
+  leave(): void {
+    this.#lost = undefined;
+    this.#wire.close();
+  }
+
   /** An orderly end: the keeper ends, too. */
   bye(): void {
     this.#lost = undefined;

@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
+import { dial } from '../handover/dial.js';
 import { closeFd } from '../linux/fd.js';
 import { FD_STORE_GROUP, FdStore } from './fd-store.js';
 import { KeeperLink, type KeptItem, type LastingStore } from './keeper-link.js';
@@ -52,27 +53,49 @@ async function openFdStore(
   manager: ServiceManager,
 ): Promise<Opened> {
   // A luod that replaced itself left a keeper, with everything; one whose replacement failed left it as well, for nobody.
-  const isThere = await KeeperLink.look(path).then(
-    (items) => {
-      for (const { fds } of items) for (const fd of fds) closeFd(fd);
+  const isThere = await dial(path).then(
+    (fd) => {
+      closeFd(fd);
       return true;
     },
-    () => false,
+    (error: unknown) => {
+      const { code } = LiveUpdateError.from(error);
+      if (code === 'ENOENT' || code === 'ECONNREFUSED') return false;
+      throw error;
+    },
   );
   if (!isThere) return FdStore.open(manager, path);
   const { link, items } = await openKeeper(path, { ...options, patienceMs: NO_PATIENCE_MS });
-  const log = items.find(({ group }) => group === FD_STORE_GROUP);
-  const isGiven = manager.given.some(({ name }) => name.startsWith('luod-'));
   try {
-    if (log !== undefined && !isGiven) {
-      const store = FdStore.inherit(manager, path, log);
-      return { store, items: items.filter((item) => item !== log) };
-    }
+    const opened = takeOver(path, manager, items);
+    link.bye();
+    return opened;
+  } catch (error) {
+    // The next luod may understand it, or have the room.
+    link.leave();
+    throw error;
+  }
+}
+
+/** @param items What a keeper has; closed when the store has it as well. */
+function takeOver(path: string, manager: ServiceManager, items: KeptItem[]): Opened {
+  const log = items.find(({ group }) => group === FD_STORE_GROUP);
+  if (manager.given.some(({ name }) => name.startsWith('luod-'))) {
     for (const { fds } of items) for (const fd of fds) closeFd(fd);
     return FdStore.open(manager, path);
-  } finally {
-    link.bye();
   }
+  if (log !== undefined) {
+    return { store: FdStore.inherit(manager, path, log), items: items.filter((item) => item !== log) };
+  }
+  // The luod before had a keeper and no store; from now on everything stands in the store.
+  const { store } = FdStore.open(manager, path);
+  try {
+    for (const { group, item, record, fds } of items) store.put(group, item, record as object, fds);
+  } catch (error) {
+    store.bye();
+    throw error;
+  }
+  return { store, items };
 }
 
 async function openKeeper(

@@ -112,7 +112,8 @@ export class Luod {
       events: this.#events,
       status: () => this.status(),
       sessions: (uid) => this.sessions(uid),
-      replaceSelf: (script) => replaceSelf({ store: lasting, manager, log, script }),
+      replaceSelf: (script) =>
+        replaceSelf({ store: lasting, manager, log, script, summary: () => this.summary() }),
       hangUp: (client) => this.#hangUp(client),
     });
     // Paused, because Node must not read from what becomes a Wire: its reads would drop descriptors.

@@ -15,6 +15,8 @@ export interface SelfUpdateOptions {
   readonly log: (line: string) => void;
   /** The next version: a luod.js. */
   readonly script: string;
+  /** How things stand, for people. */
+  readonly summary: () => string;
 }
 
 /**
@@ -22,7 +24,13 @@ export interface SelfUpdateOptions {
  * @throws {LiveUpdateError} EOPNOTSUPP without a store; EPROTO when the next version cannot take over; the errno of execve(2). This luod
  *   goes on as it was.
  */
-export async function replaceSelf({ store, manager, log, script }: SelfUpdateOptions): Promise<never> {
+export async function replaceSelf({
+  store,
+  manager,
+  log,
+  script,
+  summary,
+}: SelfUpdateOptions): Promise<never> {
   if (store === undefined) {
     throw new LiveUpdateError('EOPNOTSUPP', 'it runs without a keeper', { operation: 'self-update' });
   }
@@ -34,7 +42,13 @@ export async function replaceSelf({ store, manager, log, script }: SelfUpdateOpt
     const words = [process.execPath, ...process.execArgv, script, ...process.argv.slice(2)];
     // A signal that comes before the next luod has its handlers ends it, and can be neither blocked nor ignored until then: Node resets
     // both as it starts. It is as a KILL then, and the store waits for another luod.
-    return execve(process.execPath, words, { ...process.env, ...environment });
+    try {
+      return execve(process.execPath, words, { ...process.env, ...environment });
+    } catch (error) {
+      // Until it hears READY the manager takes luod for one that is being replaced.
+      manager?.goesOn(summary());
+      throw error;
+    }
   } finally {
     callOff();
   }

@@ -118,6 +118,11 @@ export class ServiceManager {
     this.#say({ RELOADING: 1, MONOTONIC_USEC: String(microseconds), STATUS: 'replaces itself' });
   }
 
+  /** Nothing came of it. */
+  goesOn(status: string): void {
+    this.#say({ READY: 1, STATUS: status });
+  }
+
   stopping(): void {
     clearTimeout(this.#status.due);
     clearInterval(this.#watchdog);

@@ -242,13 +242,60 @@ describe('a service manager', () => {
     const words = ['start', 'echo', '--json', '--socket', manager.socket, '--', ...env, ...program];
     const started = await run([...cli('luoctl'), ...words]);
     expect([started.code, started.stderr]).toEqual([0, '']);
-    const held = /echo: '[^']+' is held, but not beyond luod's own end: EMFILE: put: .*FileDescriptorStoreMax=/;
+    const held =
+      /echo: '[^']+' is held, but not beyond luod's own end: EMFILE: put: .*FileDescriptorStoreMax=/;
     await expect.poll(() => manager.stderr).toMatch(held);
     expect((await session.list()).length).toBe(Number(token));
     for (; token > 0n; ) await session.unpreserve(--token);
     expect((await run([...cli('luoctl'), 'stop', 'echo', '--socket', manager.socket])).code).toBe(0);
     expect(manager.stderr).not.toMatch(/EBADF/);
     await expect.poll(() => readdirSync(`/proc/${manager.pid}/fd`).length).toBeLessThan(fds);
+    session.close();
+    client.close();
+  });
+
+  it('hears that a self-update came to nothing', async () => {
+    // Words of its own beside a limit for all words of a program: the next luod would have too many, its check does not.
+    const [node, luod] = cli('luod') as [string, string];
+    const title = `--title=${'x'.repeat(120_000)}`;
+    await manager.launch([node, title, title, luod, 'serve', '--socket', manager.socket]);
+    const stack = `--stack=${900 << 10}:`;
+    expect(spawnSync('prlimit', ['--pid', String(manager.pid), stack]).status).toBe(0);
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s');
+    manager.said.splice(0);
+    await expect(client.selfUpdate()).rejects.toThrow(code('E2BIG'));
+    await manager.hears({ READY: '1', STATUS: /1 sessions/ });
+    expect(manager.said.filter((one) => 'RELOADING' in one || 'READY' in one)).toMatchObject([
+      { RELOADING: '1', MONOTONIC_USEC: expect.stringMatching(/^\d+$/) },
+      { READY: '1' },
+    ]);
+    await manager.kill();
+    await manager.start();
+    expect(await session.getName()).toBe('s');
+    session.close();
+    client.close();
+  });
+
+  it('whose store is new gets what a keeper has', async () => {
+    await manager.start([], { FDSTORE: undefined });
+    const client = await LuodClient.connect(manager.socket);
+    const session = await client.createSession('s');
+    const memfd = createMemfd('m', 1);
+    await session.preserve(memfd, 1n);
+    expect(manager.stored).toEqual([]);
+    await manager.kill();
+    // Nothing is lost by a store that is too small for it.
+    await expect(manager.start([], { FDSTORE: '3' })).rejects.toThrow(/EMFILE/);
+    expect(manager.stored).toEqual([]);
+    await manager.start();
+    for (let death = 0; death < 2; death++) {
+      await manager.kill();
+      await manager.start();
+      expect((await session.list()).map(({ token }) => token)).toEqual(['1']);
+      expect(processesWith(`${manager.socket}.keeper`)).toEqual([]);
+    }
+    closeSync(memfd);
     session.close();
     client.close();
   });
