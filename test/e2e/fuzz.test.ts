@@ -191,8 +191,9 @@ describe('luod and strange bytes', () => {
   it('ends a connection that stops in the middle of a message', async () => {
     const socket = await dial(host.socket);
     send(socket, { bytes: Buffer.from('{"type":"sta'), fds: 1 });
-    expect(waitReadable([socket], 20_000)).toEqual([socket]);
-    expect(drain(socket)).toBe(false);
+    // First it is told why, and then the connection ends; the two may be read one by one.
+    do expect(waitReadable([socket], 20_000)).toEqual([socket]);
+    while (drain(socket));
     closeFd(socket);
     await unharmed();
   });
