@@ -39,7 +39,8 @@ async function watch(flags: AskFlags): Promise<void> {
   const asking = await Asking.open(path, (event) => (page === undefined ? tell(event) : page.renew()));
   let isInterrupted = false;
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
+    // For good: a second Ctrl-C would else end the process before the screen is given back.
+    process.on(signal, () => {
       isInterrupted = true;
       asking.close();
     });

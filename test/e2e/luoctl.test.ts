@@ -219,10 +219,14 @@ describe.skipIf(!hasTerminal)('on a terminal', () => {
     });
     const exited = once(child, 'exit');
     let output = '';
+    let isInterrupted = false;
     for await (const text of child.stdout.setEncoding('utf8')) {
       output += text as string;
-      if (/one +serving/.test(output)) child.stdin.end('\x03');
+      if (isInterrupted || !/one +serving/.test(output)) continue;
+      isInterrupted = true;
+      child.stdin.write('\x03');
     }
+    child.stdin.end();
     expect((await exited)[0]).toBe(0);
     expect(output.startsWith('\x1b[?1049h')).toBe(true);
     expect(output).toContain('\x1b[H\x1b[2J');
