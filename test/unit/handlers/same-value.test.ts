@@ -15,7 +15,16 @@ describe('isSame', () => {
         expect(isSame(one, clone(one))).toBe(true);
       }),
     );
-    for (const one of [undefined, Number.NaN, -0, 1n, 'x', { a: undefined }, new Array(3), new Uint8Array(4)]) {
+    for (const one of [
+      undefined,
+      Number.NaN,
+      -0,
+      1n,
+      'x',
+      { a: undefined },
+      new Array(3),
+      new Uint8Array(4),
+    ]) {
       expect(isSame(one, clone(one))).toBe(true);
     }
   });
