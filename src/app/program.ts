@@ -22,7 +22,8 @@ import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
-import { State, stateHandler } from '../handlers/state.js';
+import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
+import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -112,7 +113,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.orchestrator = new LiveUpdate();
     for (const handler of [
       memoryHandler,
-      stateHandler,
+      unversionedStateHandler,
+      versionedStateHandler,
       listenerHandler,
       connectionHandler,
       connectionSetHandler,
@@ -213,15 +215,25 @@ export class Program extends EventEmitter<ProgramEvents> {
    * A value that lives on in the next image: saved at the freeze by structured clone, and the same object for this
    * program's whole life. Until `ready()` it is a preview of what the old image still changes.
    *
-   * @param make Makes the first one. It must return an object (also an array, Map or Set).
-   * @throws {LiveUpdateError} EINVAL for a bad name or a value that cannot be cloned; EEXIST for a name that is in use.
+   * @param make Makes the first one, of the shape of `options.version`: a plain object, an array, a Map or a Set.
+   * @param options The version of the shape, and what makes it of an older one.
+   * @throws {LiveUpdateError} EINVAL for a bad name or version, a value that cannot be cloned or updated in place, or a migrate
+   *   that returned none; EEXIST for a name that is in use; EPROTONOSUPPORT for a value that came in a newer version,
+   *   or in an older one when there is no migrate; the errno of what migrate threw, EIO if it has none. In an update each of
+   *   the last three calls it off, before anything froze.
    */
-  async state<T extends object>(name: string, make: () => T | Promise<T>): Promise<T> {
+  async state<T extends object>(
+    name: string,
+    make: () => T | Promise<T>,
+    options: StateOptions<T> = {},
+  ): Promise<T> {
+    const shape = stateShape(sessionName('state', name), options);
     const kept = await this.#keep<State>(
       'state',
       name,
-      async () => State.create<object>(await make()),
+      async () => State.create<object>(await make(), shape.version),
       State,
+      { accept: (state) => state.read(shape) },
     );
     return kept.value as T;
   }

@@ -1,0 +1,149 @@
+/** Updates between versions of a program that save their things in different shapes (docs/upgrading.md). */
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ByteClients } from './byte-clients.js';
+import { LuodProcess, programPath } from './luod-process.js';
+
+const CONNECTIONS = 30;
+
+let luod: LuodProcess;
+let clients: ByteClients;
+
+/** What the program says of itself. */
+interface VersionReport {
+  pid: number;
+  version: string;
+  generation: number;
+  stats: { count?: number; bytes?: number; seen: [number, number][] };
+  preview: { count?: number; bytes?: number };
+  ticket: { number: number } | undefined;
+  runs: number;
+  events: string[];
+}
+
+const command = (...words: string[]) => [process.execPath, programPath('versions.mjs'), ...words];
+
+async function start(...words: string[]): Promise<void> {
+  luod = await LuodProcess.start({ command: command(...words) });
+  // On a busy machine it counts as a program without liveupdate at first.
+  await luod.says(/generation 1 serves, pid \d+$/m);
+  clients = await ByteClients.open(luod.port, CONNECTIONS, 2);
+}
+
+const report = async () => (await luod.report()) as unknown as VersionReport;
+
+async function nothingLost(): Promise<void> {
+  expect(await clients.settle()).toEqual({ missing: 0 });
+  expect([clients.wrong, clients.closed]).toEqual([[], 0]);
+}
+
+afterEach(async () => {
+  clients?.close();
+  await luod?.stop();
+});
+
+describe('a state whose shape changes', () => {
+  it('goes 1, 2, 3 under traffic: counted to the byte, in the object that the program held since its start', async () => {
+    await start('1');
+    for (const [generation, version] of [
+      [2, '2'],
+      [3, '3'],
+    ] as const) {
+      expect(await luod.updateTo(command(version))).toMatchObject({ ok: true, generation });
+    }
+    // And within one version, as ever.
+    expect(await luod.updateTo(command('3'))).toMatchObject({ ok: true, generation: 4 });
+    await nothingLost();
+    const { stats, runs, version, ticket } = await report();
+    expect({ version, runs, ticket }).toEqual({ version: '3', runs: 0, ticket: { number: 42 } });
+    expect(stats.bytes).toBe(clients.sent);
+    expect(stats.seen.map(([generation]) => generation)).toEqual([3, 4]);
+  });
+
+  it('goes from 1 to 3 at once: the preview is migrated, and what changed until the freeze again', async () => {
+    await start('1');
+    expect(await luod.updateTo(command('3'))).toMatchObject({ ok: true, generation: 2 });
+    await nothingLost();
+    const { stats, preview, runs } = await report();
+    expect(stats).toMatchObject({ bytes: clients.sent });
+    expect(stats.count).toBeUndefined();
+    expect(runs).toBe(2);
+    expect(preview.bytes).toBeLessThan(clients.sent);
+  });
+});
+
+describe('an update that cannot understand what came', () => {
+  beforeEach(() => start('2'));
+
+  const cases: { what: string; words: string[]; code: string; message: RegExp }[] = [
+    {
+      what: 'a state of a newer version',
+      words: ['1', 'writes-the-old-form'],
+      code: 'EPROTONOSUPPORT',
+      message:
+        /saved in version 2, and this program reads version 1; a state does not go back: .*\(session 'state:stats'\)/,
+    },
+    {
+      what: 'an older version without a migrate',
+      words: ['3', 'no-migrate'],
+      code: 'EPROTONOSUPPORT',
+      message: /saved in version 2, and this program reads version 3.*give state\(\) a migrate/,
+    },
+    {
+      what: 'a version that its migrate throws at',
+      words: ['3', 'throws'],
+      code: 'EIO',
+      message: /the migrate from version 2 to 3 failed: cannot read 2 \(session 'state:stats'\)/,
+    },
+    {
+      what: 'memory of another size than it asks for',
+      words: ['3', 'more-memory'],
+      code: 'EINVAL',
+      message: /it has 4096 bytes, and 8192 were asked for \(session 'memory:table'\)/,
+    },
+    {
+      what: 'a file whose handler it lacks, although it drops it',
+      words: ['3', 'no-handler'],
+      code: 'ENOENT',
+      message: /does not register: .*\(session 'keep:ticket', handler 'ticket-v2'\)/,
+    },
+  ];
+  for (const { what, words, code, message } of cases) {
+    it(`is refused before anything freezes: ${what}`, async () => {
+      const before = await report();
+      const result = await luod.updateTo(command(...words));
+      expect(result).toMatchObject({ ok: false, rolledBack: true, error: { code, phase: 'preserve' } });
+      expect(result.error?.message).toMatch(message);
+      await clients.add(5);
+      await nothingLost();
+      const after = await report();
+      expect(after).toMatchObject({ pid: before.pid, generation: 1, events: ['rollback'] });
+      expect(after.stats.bytes).toBe(clients.sent);
+      // The version that can goes on with everything.
+      expect(await luod.updateTo(command('3'))).toMatchObject({ ok: true, connections: clients.size });
+      expect((await report()).stats.bytes).toBe(clients.sent);
+    });
+  }
+
+  it('is rolled back when its migrate throws at the final value alone', async () => {
+    const { pid } = await report();
+    const result = await luod.updateTo(command('3', 'throws-in-the-cut'));
+    expect(result).toMatchObject({ ok: false, rolledBack: true, error: { code: 'EIO', phase: 'retrieve' } });
+    expect(result.error?.message).toMatch(/the migrate from version 2 to 3 failed: cannot read 2/);
+    await nothingLost();
+    const after = await report();
+    expect(after).toMatchObject({ pid, generation: 1, events: ['freeze', 'unfreeze', 'rollback'] });
+    expect(after.stats.bytes).toBe(clients.sent);
+  });
+});
+
+describe('a handler whose form changes', () => {
+  it('reads the form before, and goes back by way of a version that writes it', async () => {
+    await start('1');
+    expect(await luod.updateTo(command('2'))).toMatchObject({ ok: true });
+    expect((await report()).ticket).toEqual({ number: 42 });
+    const onlyOld = await luod.updateTo(command('1'));
+    expect(onlyOld).toMatchObject({ ok: false, rolledBack: true, error: { code: 'EPROTONOSUPPORT' } });
+    expect(await luod.updateTo(command('2', 'writes-the-old-form'))).toMatchObject({ ok: true });
+    expect((await report()).ticket).toEqual({ number: 42 });
+  });
+});
