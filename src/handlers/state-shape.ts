@@ -54,7 +54,7 @@ export function stateShape(session: string, options: StateOptions): StateShape {
  */
 export function checkStateValue(value: unknown): asserts value is object {
   if (typeof value === 'object' && value !== null && !LEAVES.some((isLeaf) => isLeaf(value))) return;
-  const what = typeof value === 'object' && value !== null ? value.constructor.name : String(value);
+  const what = value === null ? 'null' : typeof value === 'object' ? value.constructor.name : typeof value;
   const text = `a state is a plain object, an array, a Map or a Set (it is updated in place), not ${what}`;
   throw new LiveUpdateError('EINVAL', text, { operation: 'state' });
 }

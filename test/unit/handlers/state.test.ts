@@ -159,7 +159,7 @@ describe('a migrate that does not do its work', () => {
       text: /failed: no room/,
     },
     { what: 'returns nothing', migrate: () => undefined, code: 'EINVAL', text: /not undefined/ },
-    { what: 'returns a number', migrate: () => 7, code: 'EINVAL', text: /not 7/ },
+    { what: 'returns a number', migrate: () => 7, code: 'EINVAL', text: /not number/ },
     { what: 'returns a Date', migrate: () => new Date(), code: 'EINVAL', text: /not Date/ },
     {
       what: 'returns a function in it',
