@@ -71,6 +71,34 @@ describe('a state whose shape changes', () => {
   });
 });
 
+describe('a shape that turned out wrong', () => {
+  it('is left for the one before by a version that goes on counting', async () => {
+    await start('1');
+    expect(await luod.updateTo(command('2'))).toMatchObject({ ok: true });
+    expect(await luod.updateTo(command('1', 'goes-back', 'writes-the-old-form'))).toMatchObject({ ok: true });
+    await nothingLost();
+    expect((await report()).stats).toEqual({ count: clients.sent, seen: [] });
+  });
+});
+
+describe('memory that has to grow', () => {
+  it('moves to a new name, once, and the old one is dropped by the version after', async () => {
+    const grows = (version: string) => [process.execPath, programPath('growing.mjs'), version];
+    luod = await LuodProcess.start({ command: grows('1') });
+    await luod.says(/generation 1 serves, pid \d+$/m);
+    const held = async () => (await luod.status()).services[0]?.held.map(({ session }) => session).sort();
+    expect(await luod.updateTo(grows('2'))).toMatchObject({ ok: true });
+    expect(await luod.report()).toMatchObject({ version: '2', sum: 1024 * 7, cells: 2047, cell: 7 });
+    // Again the same version, which has nothing to move any more.
+    expect(await luod.updateTo(grows('2'))).toMatchObject({ ok: true });
+    expect(await luod.report()).toMatchObject({ version: '2', sum: 1024 * 7 + 1, cells: 2047, cell: 8 });
+    expect(await held()).toEqual(['listener:control', 'memory:cache', 'memory:cache-2']);
+    expect(await luod.updateTo(grows('3'))).toMatchObject({ ok: true, dropped: ['memory:cache'] });
+    expect(await luod.report()).toMatchObject({ version: '3', sum: 1024 * 7 + 2, cells: 2047, cell: 9 });
+    expect(await held()).toEqual(['listener:control', 'memory:cache-2']);
+  });
+});
+
 describe('an update that cannot understand what came', () => {
   beforeEach(() => start('2'));
 
@@ -139,11 +167,21 @@ describe('an update that cannot understand what came', () => {
 describe('a handler whose form changes', () => {
   it('reads the form before, and goes back by way of a version that writes it', async () => {
     await start('1');
+    const onlyOld = command('1', 'goes-back');
+    const ticket = { number: 42 };
     expect(await luod.updateTo(command('2'))).toMatchObject({ ok: true });
-    expect((await report()).ticket).toEqual({ number: 42 });
-    const onlyOld = await luod.updateTo(command('1'));
-    expect(onlyOld).toMatchObject({ ok: false, rolledBack: true, error: { code: 'EPROTONOSUPPORT' } });
+    expect(await report()).toMatchObject({ version: '2', ticket });
+    const refused = await luod.updateTo(onlyOld);
+    expect(refused).toMatchObject({
+      ok: false,
+      rolledBack: true,
+      error: { code: 'ENOENT', phase: 'preserve' },
+    });
+    expect(refused.error?.message).toMatch(/\(session 'keep:ticket', handler 'ticket-v2'\)/);
     expect(await luod.updateTo(command('2', 'writes-the-old-form'))).toMatchObject({ ok: true });
-    expect((await report()).ticket).toEqual({ number: 42 });
+    expect(await report()).toMatchObject({ version: '2', ticket, events: [] });
+    expect(await luod.updateTo(onlyOld)).toMatchObject({ ok: true });
+    await nothingLost();
+    expect(await report()).toMatchObject({ version: '1', ticket, stats: { count: clients.sent } });
   });
 });
