@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { LateArrivals } from '../../../src/app/late-arrivals.js';
 import { type IncomingOptions, Restored, Successor } from '../../../src/app/successor.js';
 import type { LiveUpdateError } from '../../../src/core/errors.js';
 import { IMAGE_COMPATIBLE, LiveUpdate } from '../../../src/core/index.js';
@@ -100,6 +101,7 @@ function successorOf(makers: readonly MakeHandler[]) {
     commitFd,
     sendReady: () => said.push('ready'),
     failed: (error, phase) => failures.push({ error, phase }),
+    late: new LateArrivals(() => undefined),
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
   const send = (type: string, handover?: Buffer) => {
