@@ -102,6 +102,7 @@ function successorOf(makers: readonly MakeHandler[]) {
     sendReady: () => said.push('ready'),
     failed: (error, phase) => failures.push({ error, phase }),
     late: new LateArrivals(() => undefined),
+    committed: () => Promise.resolve(),
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
   const send = (type: string, handover?: Buffer) => {
