@@ -22,6 +22,9 @@ interface Question {
   readonly reject: (error: LiveUpdateError) => void;
 }
 
+/** Bytes of a line of luod's: a list of everything may be long. */
+const ANSWER_BYTES = 64 << 20;
+
 /**
  * Questions and answers over one wire. When luod is replaced, the wire is the same and the next luod says so: what was not
  * answered is asked again.
@@ -38,10 +41,14 @@ class Conversation {
   /** @param event Told of what luod says unasked; owns the descriptors. */
   constructor(fd: number, event: (answer: Answer) => void = ({ fds }) => closeAll(fds)) {
     this.#event = event;
-    this.#wire = new Wire(fd, {
-      message: (message, fds) => this.#take(message, fds),
-      closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
-    });
+    this.#wire = new Wire(
+      fd,
+      {
+        message: (message, fds) => this.#take(message, fds),
+        closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
+      },
+      { lineBytes: ANSWER_BYTES },
+    );
     this.#wire.unref();
   }
 

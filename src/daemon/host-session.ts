@@ -183,8 +183,14 @@ export class HostSession {
   ): HostSession {
     const { name, custody, createdAt } = record;
     const session = new HostSession({ ...options, name, custody, createdAt, peer: record });
+    let kept = 0;
     try {
-      for (const { token, fd, flbs } of files) session.#keep(token, new FdFile(fd), flbs);
+      for (const { token, fd, flbs } of files) {
+        session.#keep(token, new FdFile(fd), flbs);
+        // The session has a duplicate. One by one: twice as many descriptors as luod holds may be more than it can have.
+        kept++;
+        closeFd(fd);
+      }
       if (record.state !== 'owned') session.#handOver();
       if (record.finished) now(session.#session.finish());
     } catch (error) {
@@ -192,7 +198,7 @@ export class HostSession {
       session.#end();
       throw error;
     } finally {
-      for (const { fd } of files) closeFd(fd);
+      for (const { fd } of files.slice(kept)) closeFd(fd);
     }
     session.#finished = record.finished;
     session.#state = record.state;
@@ -236,7 +242,7 @@ export class HostSession {
   }
 
   #open(own: number, cookie: string | undefined, skipTo: string | undefined): void {
-    const { lineBytes, stallMs } = this.#shared.limits;
+    const { lineBytes, queuedBytes, stallMs } = this.#shared.limits;
     if (cookie !== undefined) {
       this.#socket = BigInt(cookie);
       this.#shared.sessionSockets.add(this.#socket);
@@ -252,7 +258,7 @@ export class HostSession {
         },
       },
       // One descriptor is all that any request owns.
-      { lineBytes, stallMs, lineFds: 1 },
+      { lineBytes, sentLineBytes: queuedBytes, queuedBytes, stallMs, lineFds: 1 },
       { skipTo, refuses: true },
     );
   }
@@ -537,9 +543,12 @@ function memoryOf(file: FdFile | undefined): number {
 }
 
 /** @throws {LiveUpdateError} EMFILE when luod may hold no more. */
-export function requireFd({ limits, heldFds, sessionSockets }: HostShared, context: ErrorContext): void {
-  // A session's own wire takes one as well.
-  const taken = heldFds + sessionSockets.size;
+export function requireFd(
+  { limits, heldFds, sessionSockets, claims }: HostShared,
+  context: ErrorContext,
+): void {
+  // A session's own wire takes one as well, and so does a file that can be known only by comparing.
+  const taken = heldFds + sessionSockets.size + claims.fds;
   if (taken < limits.heldFds) return;
   throw new LiveUpdateError('EMFILE', `luod holds ${taken} descriptors, all that it may`, context);
 }

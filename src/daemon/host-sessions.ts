@@ -154,12 +154,15 @@ export class HostSessions {
   /**
    * Gives up what was left under a name, with all files; nobody's living session.
    * @param uid Whose.
+   * @param isOperator Whether `peer` may drop what is another user's.
    * @returns how many sessions.
-   * @throws {LiveUpdateError} ENOENT when nothing was left; EBUSY when it is claimed.
+   * @throws {LiveUpdateError} EACCES for another user's; ENOENT when nothing was left; EBUSY when it is claimed.
    */
-  drop(peer: Peer, uid: number, name: string): number {
+  drop(peer: Peer, uid: number, name: string, isOperator: boolean): number {
     return this.#audited('drop', peer, name, () => {
       const context = { operation: 'drop_session', session: name };
+      if (uid !== peer.uid && !isOperator)
+        throw new LiveUpdateError('EACCES', "only an operator may drop another user's session", context);
       const left = this.#users.get(uid)?.left.get(name);
       if (left === undefined)
         throw new LiveUpdateError('ENOENT', `uid ${uid} left no session of this name`, context);
@@ -259,9 +262,12 @@ export class HostSessions {
     for (const session of this.sessions()) session.tellAgain();
   }
 
-  /** Gives everything up. */
+  /** Gives everything up: luod ends. */
   close(): void {
-    for (const session of [...this.sessions()]) session.drop();
+    for (const session of [...this.sessions()]) {
+      session.drop();
+      session.audit('release', 'ok');
+    }
     this.flbs.close();
   }
 }

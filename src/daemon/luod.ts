@@ -99,6 +99,7 @@ export class Luod {
     });
     this.#agents = new Agents({
       sessions: this.#hosted,
+      limit: this.#limits.subscriptionsPerClient,
       changed: ({ group }, subscriptions) => this.#store.amend(group, 'socket', { subscriptions }),
     });
     const { version, log, manager } = options;
@@ -340,7 +341,7 @@ export class Luod {
     const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
     const agent: AgentConnection = { group, peer, send: (message, fds) => client.wire?.send(message, fds) };
     const client: Client = { group, peer, wire: undefined, image: undefined, isOperator, agent };
-    const { lineBytes, stallMs } = this.#limits;
+    const { lineBytes, queuedBytes, stallMs } = this.#limits;
     client.wire = new Wire(
       fd,
       {
@@ -350,7 +351,8 @@ export class Luod {
           client.image?.disconnected();
         },
       },
-      { lineBytes, stallMs },
+      // A list may be longer than what a client may say.
+      { lineBytes, sentLineBytes: queuedBytes, queuedBytes, stallMs },
       { skipTo: isRestored ? 'resume' : undefined, refuses: true },
     );
     this.#clients.add(client);

@@ -25,8 +25,10 @@ export interface WireMessage {
 
 /** Limits of a wire; passing one closes it with EMSGSIZE, EPROTO or ETIMEDOUT, or, for a full send queue, throws ENOBUFS. */
 export interface WireLimits {
-  /** Bytes of one line, newline included. */
+  /** Bytes of one line that comes, newline included. */
   lineBytes: number;
+  /** Bytes of one line that is sent: what the other end takes. */
+  sentLineBytes: number;
   /** Descriptors of one line. */
   lineFds: number;
   /** Bytes queued because the peer does not read. */
@@ -37,6 +39,7 @@ export interface WireLimits {
 
 export const WIRE_LIMITS: Readonly<WireLimits> = {
   lineBytes: 1 << 20,
+  sentLineBytes: 1 << 20,
   lineFds: 4096,
   queuedBytes: 16 << 20,
   stallMs: 0,
@@ -137,7 +140,7 @@ export class Wire {
     const messages = Math.ceil(fds.length / MAX_FDS_PER_MESSAGE);
     // Every message needs a byte of its own to carry descriptors; spaces after the object are still JSON.
     const line = Buffer.from(`${JSON.stringify(owned).padEnd(messages - 1)}\n`);
-    if (line.length > this.#limits.lineBytes) {
+    if (line.length > this.#limits.sentLineBytes) {
       throw new LiveUpdateError('EMSGSIZE', `a message of ${line.length} bytes`, { operation: 'send' });
     }
     if (this.#queuedBytes + line.length > this.#limits.queuedBytes) {
