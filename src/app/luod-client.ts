@@ -48,6 +48,8 @@ class Conversation {
         closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
       },
       { lineBytes: ANSWER_BYTES },
+      // A luod that has no room says so and hangs up, maybe before it was asked anything.
+      { hearsLastWord: true },
     );
     this.#wire.unref();
   }

@@ -76,21 +76,24 @@ export class Wire {
   /** The type of the message up to which everything is thrown away; undefined when everything is delivered. */
   #skippingTo: string | undefined;
   readonly #refuses: boolean;
+  readonly #hearsLastWord: boolean;
 
   /**
    * @param fd A connected unix stream socket; the wire owns it from now on.
    * @param options.skipTo For a socket that another process has read from, maybe to the middle of a line: everything is thrown
    *   away up to a message of this type, which is delivered.
+   * @param options.hearsLastWord Whether a send that finds the peer gone delivers first what it had said, as why it left.
    * @param options.refuses Whether the peer is told, by a last message 'refused', why the wire is closed when it broke a rule.
    */
   constructor(
     fd: number,
     events: WireEvents,
     limits: Partial<WireLimits> = {},
-    options: { skipTo?: string | undefined; refuses?: boolean } = {},
+    options: { skipTo?: string | undefined; refuses?: boolean; hearsLastWord?: boolean } = {},
   ) {
     this.#skippingTo = options.skipTo;
     this.#refuses = options.refuses ?? false;
+    this.#hearsLastWord = options.hearsLastWord ?? false;
     this.#fd = fd;
     this.#events = events;
     this.#limits = { ...WIRE_LIMITS, ...limits };
@@ -168,6 +171,7 @@ export class Wire {
       } catch (error) {
         // Too many descriptors in flight for this user: they drain as the peer receives.
         if (isGone(error)) {
+          if (this.#hearsLastWord) this.receiveNow();
           this.#end(LiveUpdateError.from(error));
           return;
         }
