@@ -192,7 +192,10 @@ export class HostSession {
         closeFd(fd);
       }
       if (record.state !== 'owned') session.#handOver();
-      if (record.finished) now(session.#session.finish());
+      if (record.finished) {
+        now(session.#session.finish());
+        session.#dropFinished();
+      }
     } catch (error) {
       if (wireFd !== undefined) closeFd(wireFd);
       session.#end();
@@ -455,10 +458,15 @@ export class HostSession {
   #finish(reserved: number): { body: object; fds: number[] } {
     now(this.#session.finish({ reserved }));
     this.#finished = true;
+    // In one word, before the first file goes: a luod that dies between two must not leave the others to the next owner.
+    this.#shared.store.amend(this.#group, 'session', this.#record());
+    this.#dropFinished();
+    return NOTHING;
+  }
+
+  #dropFinished(): void {
     for (const token of this.#files.keys()) this.#shared.store.drop(this.#group, `file ${token}`);
     this.#forget();
-    this.#shared.store.amend(this.#group, 'session', this.#record());
-    return NOTHING;
   }
 
   #forget(): void {
