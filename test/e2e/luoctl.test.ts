@@ -127,7 +127,7 @@ describe('luoctl watch', () => {
     return { child, lines: lines[Symbol.asyncIterator]() };
   }
 
-  it('tells events of sessions and of services, also of the next luod', { timeout: 30_000 }, async () => {
+  it('tells events of sessions and of services, also of the next luod', async () => {
     const { child, lines } = watch('--json');
     const next = async () => JSON.parse((await lines.next()).value as string) as Record<string, unknown>;
     const client = await host.connect();

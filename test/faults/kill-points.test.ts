@@ -168,7 +168,7 @@ async function check(life: Life, probe: LuodSession): Promise<void> {
 describe('kill points', () => {
   const points = generate(20_261_125);
 
-  it(`${points.length} of them, of luod, a client, or both`, { timeout: 900_000 }, async () => {
+  it(`${points.length} of them, of luod, a client, or both`, { timeout: 1_800_000 }, async () => {
     expect(points.length).toBeGreaterThanOrEqual(200);
     const probe = await client.createSession('probe');
     const { fds, keeperFds } = host;
