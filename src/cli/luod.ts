@@ -81,6 +81,11 @@ async function serve(flags: ServeFlags): Promise<void> {
     },
   });
   await recover(luod);
+  await luod
+    .recoverClients()
+    .catch((error) =>
+      log(`what the previous kernel keeps for clients: ${LiveUpdateError.from(error).message}`),
+    );
   log(`listens at ${luod.socket}`);
   manager?.ready(luod.summary());
   const signal = await ended;

@@ -313,7 +313,7 @@ export class ClientRequests {
     try {
       const update = new KernelUpdate({
         services: [...services],
-        hosted: hosted.status(),
+        hosted,
         version,
         request: { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES },
         progress: (line) => {

@@ -32,7 +32,7 @@ import { closeFd, dupFd } from '../linux/fd.js';
 import { socketCookie } from '../linux/socket-facts.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
-import type { Store } from './keeper-link.js';
+import type { KeptItem, Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
 import type { MemoryUse } from './memory-use.js';
 import { errorReply, reportOf } from './phases.js';
@@ -69,6 +69,8 @@ export interface HostShared {
   heldFds: number;
   /** What outlives this luod. */
   readonly store: Store;
+  /** The kernel is being left: nothing may change any more. */
+  isFrozen: boolean;
   /** Cookies of the clients' ends of live sessions, which nobody may put into a session. */
   readonly sessionSockets: Set<bigint>;
 }
@@ -266,12 +268,25 @@ export class HostSession {
     );
   }
 
-  /** Tells a new keeper everything. */
+  /** As the store has it, itself first; descriptors borrowed. */
+  get items(): KeptItem[] {
+    const group = this.#group;
+    const fds = this.#wire === undefined ? [] : [this.#wire.fd];
+    return [
+      { group, item: 'session', record: this.#record(), fds },
+      ...Array.from(this.#files, ([token, { flbs }]) => ({
+        group,
+        item: `file ${token}`,
+        record: { token: String(token), flbs },
+        fds: [this.#fdOf(token)],
+      })),
+    ];
+  }
+
+  /** Tells the store everything: a new keeper, or what came from another kernel. */
   tellAgain(): void {
-    const { store } = this.#shared;
-    store.put(this.#group, 'session', this.#record(), this.#wire === undefined ? [] : [this.#wire.fd]);
-    for (const [token, { flbs }] of this.#files) {
-      store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [this.#fdOf(token)]);
+    for (const { group, item, record, fds } of this.items) {
+      this.#shared.store.put(group, item, record as object, fds);
     }
   }
 
@@ -321,13 +336,13 @@ export class HostSession {
   #perform(request: SessionRequest, fds: readonly number[]): { body: object; fds: number[] } {
     switch (request.type) {
       case 'preserve_fd':
-        return this.#audited('preserve', request.token, () => this.#preserve(request, fds[0]));
+        return this.#changes('preserve', request.token, () => this.#preserve(request, fds[0]));
       case 'unpreserve_fd':
-        return this.#audited('unpreserve', request.token, () => this.#unpreserve(request));
+        return this.#changes('unpreserve', request.token, () => this.#unpreserve(request));
       case 'retrieve_fd':
         return this.#audited('retrieveFd', request.token, () => this.#retrieve(request.token));
       case 'finish':
-        return this.#audited('finish', undefined, () => this.#finish(request.reserved ?? 0));
+        return this.#changes('finish', undefined, () => this.#finish(request.reserved ?? 0));
       case 'get_name':
         return { body: { name: this.#session.getName({ reserved: request.reserved ?? 0 }) }, fds: [] };
       case 'close':
@@ -335,6 +350,13 @@ export class HostSession {
       case 'list':
         return { body: { state: this.#state, custody: this.custody, files: this.files }, fds: [] };
     }
+  }
+
+  #changes<T>(event: string, token: Token | undefined, work: () => T): T {
+    return this.#audited(event, token, () => {
+      requireThawed(this.#shared, { operation: event, session: this.name });
+      return work();
+    });
   }
 
   #audited<T>(event: string, token: Token | undefined, work: () => T): T {
@@ -548,6 +570,11 @@ export class HostSession {
 
 function memoryOf(file: FdFile | undefined): number {
   return file?.facts?.kind === 'memfd' ? Number(file.facts.details.size) : 0;
+}
+
+/** @throws {LiveUpdateError} EBUSY while the kernel is being left. */
+export function requireThawed({ isFrozen }: HostShared, context: ErrorContext): void {
+  if (isFrozen) throw new LiveUpdateError('EBUSY', 'the kernel is being replaced', context);
 }
 
 /** @throws {LiveUpdateError} EMFILE when luod may hold no more. */
