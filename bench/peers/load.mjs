@@ -19,28 +19,26 @@ const DRAIN_MS = 3000;
 
 const now = () => Number(process.hrtime.bigint()) / 1e6;
 
-/** Of all requests: when due, milliseconds until the reply, and an index into `versions`. */
-const replies = { due: [], took: [], version: [] };
+/** Of all requests: when due, milliseconds until the reply, the counter, and indices into `versions` and `caches`. */
+const replies = { due: [], took: [], counter: [], version: [], cache: [] };
 const versions = [];
+const caches = [];
 const failures = [];
 /** Connections of busy clients that the service closed: when. */
 const busyClosed = [];
-/** For each version: the lowest and highest counter, and all stamps of caches. */
-const memory = {};
-
 let nextRequest = 1;
 
+function indexIn(list, value) {
+  const index = list.indexOf(value);
+  return index === -1 ? list.push(value) - 1 : index;
+}
+
 function note(dueAt, { version, counter, cache }) {
-  let index = versions.indexOf(version);
-  if (index === -1) index = versions.push(version) - 1;
   replies.due.push(dueAt);
   replies.took.push(now() - dueAt);
-  replies.version.push(index);
-  memory[version] ??= { lowest: counter, highest: counter, caches: [] };
-  const seen = memory[version];
-  seen.lowest = Math.min(seen.lowest, counter);
-  seen.highest = Math.max(seen.highest, counter);
-  if (cache !== undefined && !seen.caches.includes(cache)) seen.caches.push(cache);
+  replies.counter.push(counter);
+  replies.version.push(indexIn(versions, version));
+  replies.cache.push(indexIn(caches, cache));
 }
 
 class BusyClient {
@@ -173,12 +171,14 @@ async function finish() {
     replies: {
       due: Float64Array.from(replies.due),
       took: Float64Array.from(replies.took),
+      counter: Float64Array.from(replies.counter),
       version: Uint8Array.from(replies.version),
+      cache: Uint8Array.from(replies.cache),
     },
     versions,
+    caches,
     failures,
     busyClosed,
-    memory,
     idle: {
       count: idle,
       alive: idleVersions.filter((version) => version !== undefined).length,

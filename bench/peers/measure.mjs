@@ -149,8 +149,11 @@ function analyse(seen, { updateAt, windowEnd, windowMs, connections, system }) {
     during: quantiles(during),
     newVersionMs: isNew ? since(firstNew) : undefined,
     oldVersionMs: isNew ? since(lastOld) : undefined,
-    counter: isNew && !system.bringsNoVersion ? counterOf(seen.memory, connections) : undefined,
-    cache: isNew ? cacheOf(seen.memory) : undefined,
+    ...memoryOf(seen, {
+      // Without a new version, what comes after the update's begin stands for it.
+      isNew: system.bringsNoVersion ? (i) => due[i] >= updateAt : (i) => version[i] === newVersion,
+      inFlight: connections,
+    }),
     timeline: timeline(seen, updateAt, windowMs),
   };
 }
@@ -178,15 +181,30 @@ function quantiles(numbers) {
   return { p50: at(0.5), p99: at(0.99) };
 }
 
-/** A counter that goes on begins in the new version where it was in the old one, but for requests that overtook each other. */
-function counterOf(memory, inFlight) {
-  return memory['2'].lowest > memory['1'].highest - inFlight ? 'kept' : 'lost';
-}
-
-function cacheOf(memory) {
-  const [old, next] = [memory['1'].caches, memory['2'].caches];
-  if (old.length === 0) return undefined;
-  return next.every((stamp) => old.includes(stamp)) ? 'kept' : 'lost';
+/** Whether the new version went on with the old one's counter and cache; undefined where there is none, or no new version. */
+function memoryOf({ replies: { due, counter, cache }, caches }, { isNew, inFlight }) {
+  let highest = 0;
+  let lowest = Number.POSITIVE_INFINITY;
+  const old = new Set();
+  const next = new Set();
+  for (let i = 0; i < due.length; i++) {
+    if (isNew(i)) {
+      lowest = Math.min(lowest, counter[i]);
+      next.add(cache[i]);
+    } else {
+      highest = Math.max(highest, counter[i]);
+      old.add(cache[i]);
+    }
+  }
+  if (next.size === 0) return {};
+  const judge = (isKept) => (isKept ? 'kept' : 'lost');
+  return {
+    // A counter that goes on begins where it was, but for requests that overtook each other.
+    counter: judge(lowest > highest - inFlight),
+    cache: caches.every((stamp) => stamp === undefined)
+      ? undefined
+      : judge([...next].every((stamp) => old.has(stamp))),
+  };
 }
 
 /** For the picture: p50, longest, and failures of each slice of time. */

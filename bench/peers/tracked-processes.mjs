@@ -40,9 +40,13 @@ function sharedBytes(pid) {
   }
 }
 
+/** A pid may have another owner later, and the same program may come back under its old one. */
+const keyOf = ({ pid, startedAt }) => `${pid} ${startedAt}`;
+
 export class TrackedProcesses {
-  /** By pid: the last look at it. */
+  /** By pid and start: the last look at it. */
   #known = new Map();
+  #pids = new Set();
   #sessions = new Set();
   #timer;
   peakBytes = 0;
@@ -61,14 +65,10 @@ export class TrackedProcesses {
   }
 
   #know(seen) {
-    this.#known.set(seen.pid, seen);
+    this.#known.set(keyOf(seen), seen);
+    this.#pids.add(seen.pid);
     // A process that leads no session of its own is in ours.
     if (seen.session === seen.pid) this.#sessions.add(seen.pid);
-  }
-
-  #isLive(pid, seen) {
-    const known = this.#known.get(pid);
-    return known !== undefined && known.startedAt === seen.startedAt;
   }
 
   sample() {
@@ -80,8 +80,8 @@ export class TrackedProcesses {
     while (isGrowing) {
       isGrowing = false;
       for (const seen of all) {
-        if (this.#isLive(seen.pid, seen)) continue;
-        if (!this.#known.has(seen.parent) && !this.#sessions.has(seen.session)) continue;
+        if (this.#known.has(keyOf(seen))) continue;
+        if (!this.#pids.has(seen.parent) && !this.#sessions.has(seen.session)) continue;
         this.#know(seen);
         isGrowing = true;
       }
@@ -89,7 +89,7 @@ export class TrackedProcesses {
     let resident = 0;
     let shared = 0;
     for (const seen of all) {
-      if (!this.#isLive(seen.pid, seen)) continue;
+      if (!this.#known.has(keyOf(seen))) continue;
       this.#know(seen);
       resident += seen.residentBytes;
       shared += sharedBytes(seen.pid);

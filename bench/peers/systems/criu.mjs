@@ -5,60 +5,100 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { fromDebian } from '../debian.mjs';
-import { command, program, SystemProcess, serviceEnvironment, Unavailable } from '../system-process.mjs';
+import { fromDebian, fromNewest } from '../debian.mjs';
+import {
+  command,
+  listens,
+  program,
+  SystemProcess,
+  serviceEnvironment,
+  Unavailable,
+} from '../system-process.mjs';
 
-let criuFiles;
+/** How it is started, and its environment, once one was found that runs here. */
+let start;
+let env;
+
+/** What `criu check` has against this machine; undefined when nothing. */
+function complaint() {
+  const { status, stderr } = run('check');
+  return status === 0 ? undefined : reason(stderr);
+}
+
+function run(...args) {
+  return spawnSync(start[0], [...start.slice(1), ...args], {
+    encoding: 'utf8',
+    env: { PATH: process.env.PATH, ...env },
+  });
+}
+
+const versionOf = () => /Version: (\S+)/.exec(run('--version').stdout)?.[1];
 
 export const criu = {
   name: 'criu',
   title: 'CRIU',
-  how: 'dump and restore with --tcp-established; no new version',
+  how: 'dump and restore with --tcp-established; brings no new version',
   loads: { http: true, tcp: true },
   bringsNoVersion: true,
 
   async prepare() {
-    criuFiles = await fromDebian('criu', ['criu']);
-    const env = { PATH: process.env.PATH, ...criuFiles.env };
-    const said = spawnSync(criuFiles.file, ['--version'], { encoding: 'utf8', env });
-    this.version = /Version: (\S+)/.exec(said.stdout)?.[0].replace('Version:', 'CRIU') ?? 'CRIU';
     if (process.getuid() !== 0) throw new Unavailable('needs root');
-    const check = spawnSync(criuFiles.file, ['check'], { encoding: 'utf8', env });
-    if (check.status !== 0) throw new Unavailable(`criu check: ${reason(check.stderr)}`);
+    const files = await fromDebian('criu', ['criu']);
+    start = [files.file];
+    env = files.env;
+    this.version = `CRIU ${versionOf()}`;
+    const against = complaint();
+    if (against === undefined) return;
+    const failed = `${versionOf()} does not start here (${against})`;
+    try {
+      start = await fromNewest('criu');
+      env = {};
+    } catch (error) {
+      throw new Unavailable(`${failed}; ${error.message}`, { cause: error });
+    }
+    const stillAgainst = complaint();
+    if (stillAgainst !== undefined)
+      throw new Unavailable(`${failed}, nor does ${versionOf()} (${stillAgainst})`);
+    this.version = `CRIU ${versionOf()} (${failed})`;
   },
 
   async start(setting) {
+    // Files for its output: what is at the other end of a pipe is no part of the dump.
     const service = new SystemProcess(
       setting,
-      process.execPath,
-      [program('plain.mjs')],
+      '/bin/sh',
+      ['-c', 'exec "$@" > out', 'sh', process.execPath, program('plain.mjs')],
       serviceEnvironment(setting),
     );
-    const pid = await service.serves('1');
+    const { pid } = service;
+    await listens(setting.httpPort || setting.tcpPort);
     const images = join(setting.folder, 'images');
     mkdirSync(images);
-    const options = ['-D', images, '--tcp-established', '--shell-job', '--ext-unix-sk', '--file-locks'];
+    const options = ['-D', images, '--tcp-established', '--shell-job', '--network-lock', 'nftables'];
+    const criuDoes = async (...args) => {
+      try {
+        await command(setting, start[0], [...start.slice(1), ...args, ...options], env);
+      } catch (error) {
+        throw new Error(`criu ${args[0]}: ${reason(error.message)}`, { cause: error });
+      }
+    };
     return {
       async update() {
-        try {
-          await command(setting, criuFiles.file, ['dump', '-t', String(pid), ...options], criuFiles.env);
-          await command(setting, criuFiles.file, ['restore', '-d', ...options], criuFiles.env);
-        } catch (error) {
-          throw new Unavailable(`criu: ${reason(error.message)}`, { cause: error });
-        }
+        await criuDoes('dump', '-t', String(pid));
+        await criuDoes('restore', '-d');
         setting.processes.add(pid);
       },
       async stop() {
-        if (setting.processes.live().includes(pid)) process.kill(pid, 'SIGTERM');
-        await service.stop();
+        if (setting.processes.live().includes(pid)) process.kill(pid, 'SIGKILL');
+        await service.exited();
       },
     };
   },
 };
 
-/** The first error that it tells, but that a child of its own has ended. */
+/** The first error that it tells, but for those that say only that something else failed. */
 function reason(text) {
   const errors = text.split('\n').filter((line) => line.includes('Error'));
-  const line = errors.find((error) => !error.includes('exited')) ?? text;
+  const line = errors.find((error) => !/exited|RLIMIT_NOFILE/.test(error)) ?? text;
   return line.replace(/^.*Error \([^)]*\): /, '').trim();
 }
