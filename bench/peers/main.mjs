@@ -2,6 +2,7 @@
  * npm run bench:peers: the same load through an update of ours and of what others use for it, on this machine; two tables, the ratios,
  * a picture. Whatever is missing is fetched; everything listens on loopback only; nothing is left behind.
  */
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { endOnSignals } from '../processes.mjs';
 import { measure } from './measure.mjs';
@@ -23,7 +24,8 @@ const HELP = `npm run bench:peers -- [options]
   --warm-up N       seconds before that (default 3)
   --cache BYTES     of the service's memory (default 67108864)
   --json            the result as one JSON object, instead of the tables
-  --write           puts tables, JSON and picture into docs/
+  --write           puts the tables into performance.md, and peers.json and peers.svg beside it
+  --docs FOLDER     where these are (default docs/)
   --help
 `;
 
@@ -47,6 +49,7 @@ function parse() {
         cache: { type: 'string', default: '67108864' },
         json: { type: 'boolean', default: false },
         write: { type: 'boolean', default: false },
+        docs: { type: 'string', default: fileURLToPath(new URL('../../docs', import.meta.url)) },
         help: { type: 'boolean', default: false },
       },
     }).values;
@@ -107,23 +110,24 @@ async function main() {
     for (let place = 0; place < systems.length; place++) {
       const system = systems[(place + run) % systems.length];
       if (reasons.has(system)) continue;
+      say(`${system.title}, run ${run + 1} of ${options.runs}`);
       try {
         const seen = await measure(system, options);
         runs.get(system).push(seen);
         say(
-          `${system.title}, run ${run + 1}: ${seen.failed} failed, idle ${seen.idle.alive}/${seen.idle.count}, tcp ${seen.tcp.alive}/${seen.tcp.count}`,
+          `  ${seen.failed} of ${seen.requests} requests failed; alive: idle ${seen.idle.alive}/${seen.idle.count}, TCP ${seen.tcp.alive}/${seen.tcp.count}`,
         );
       } catch (error) {
         // One that cannot be measured must not cost the others their table.
         reasons.set(system, error.message.replaceAll(/\s+/g, ' '));
-        say(`${system.title}, run ${run + 1}: ${error.stack}`);
+        say(`  ${error.stack}`);
       }
     }
   }
   const result = resultOf({ machine: thisMachine(), options, systems, runs, reasons });
   const text = markdown(result);
   process.stdout.write(values.json ? `${JSON.stringify(result)}\n` : text);
-  if (values.write) publish(result, text);
+  if (values.write) publish(result, text, values.docs);
   const ours = systems.filter(({ name }) => name === 'ours' || name === 'exec');
   const lost = ours.some((system) => runs.get(system).some((seen) => hasLost(seen)));
   return lost || systems.some((system) => system.name === 'ours' && reasons.has(system)) ? 1 : 0;

@@ -28,6 +28,12 @@ function label(number) {
   return number >= 1000 ? `${number / 1000} s` : `${number} ms`;
 }
 
+/** Text in lines that fit a panel, at most five. */
+function lines(text) {
+  const folded = text.match(/.{1,62}(\s|$)/g) ?? [text.slice(0, 62)];
+  return folded.slice(0, 5);
+}
+
 function panel(system, column, row) {
   const { left, right, top, bottom, width, height } = PANEL;
   const x0 = column * width + left;
@@ -39,7 +45,9 @@ function panel(system, column, row) {
   ];
   const { timeline } = system;
   if (timeline === undefined) {
-    parts.push(`<text x="${x0}" y="${y0 + inner.height / 2}" class="small">not measured</text>`);
+    lines(`Not measured: ${system.reason}`).forEach((line, i) => {
+      parts.push(`<text x="${x0}" y="${y0 + 20 + 14 * i}" class="small">${escaped(line)}</text>`);
+    });
     return parts.join('\n');
   }
   const { firstMs, sliceMs, p50, longest, failed } = timeline;
@@ -69,7 +77,7 @@ function panel(system, column, row) {
   }
   const barWidth = Math.max(0.6, (inner.width * sliceMs) / (endMs - firstMs) - 0.2);
   const bars = [];
-  const lines = [];
+  const medians = [];
   let isDrawing = false;
   for (let i = 0; i < p50.length; i++) {
     const at = x(firstMs + sliceMs * (i + 0.5));
@@ -78,11 +86,11 @@ function panel(system, column, row) {
       continue;
     }
     bars.push(`M${f(at)} ${f(y(p50[i]))}V${f(y(longest[i]))}`);
-    lines.push(`${isDrawing ? 'L' : 'M'}${f(at)} ${f(y(p50[i]))}`);
+    medians.push(`${isDrawing ? 'L' : 'M'}${f(at)} ${f(y(p50[i]))}`);
     isDrawing = true;
   }
   parts.push(`<path d="${bars.join('')}" class="bars" stroke-width="${f(barWidth)}"/>`);
-  parts.push(`<path d="${lines.join('')}" class="median"/>`);
+  parts.push(`<path d="${medians.join('')}" class="median"/>`);
   parts.push(`<line x1="${f(x(0))}" x2="${f(x(0))}" y1="${y0}" y2="${y0 + inner.height}" class="update"/>`);
   const bad = failed.flatMap((count, i) => (count > 0 ? [f(x(firstMs + sliceMs * (i + 0.5)))] : []));
   for (const at of bad) parts.push(`<path d="M${at} ${y0 + 1}v9" class="failed"/>`);
@@ -114,11 +122,11 @@ text { font: 11px system-ui, sans-serif; fill: ${INK.text}; }
 <rect width="${width}" height="${height}" fill="#ffffff"/>
 <text x="14" y="24" class="head">How long replies took while a new version came</text>
 <path d="M14 ${legendY - 4}h18" class="median"/><text x="37" y="${legendY}" class="small">median of ${systems.find(({ timeline }) => timeline)?.timeline.sliceMs ?? 25} ms</text>
-<path d="M128 ${legendY - 9}v10" class="bars" stroke-width="6"/><text x="137" y="${legendY}" class="small">up to the longest</text>
-<path d="M232 ${legendY - 9}v10" class="failed"/><text x="239" y="${legendY}" class="small">failed requests</text>
+<path d="M134 ${legendY - 9}v10" class="bars" stroke-width="6"/><text x="143" y="${legendY}" class="small">up to the longest</text>
+<path d="M236 ${legendY - 9}v10" class="failed"/><text x="243" y="${legendY}" class="small">failed requests</text>
 <path d="M328 ${legendY - 9}v10" class="update"/><text x="335" y="${legendY}" class="small">the update begins; time since then, and of replies (log), on the same scales</text>
 ${systems.map((system, i) => panel(system, i % COLUMNS, Math.floor(i / COLUMNS))).join('\n')}
-<text x="14" y="${height - 12}" class="small">${escaped(machineLine(machine))}; ${options.connections} clients, ${options.rate} requests a second; the run in the middle of ${options.runs}</text>
+<text x="14" y="${height - 12}" class="small">${escaped(machineLine(machine))}; ${options.connections} clients, ${options.rate} requests a second${options.runs > 1 ? `; of ${options.runs} runs the one in the middle` : ''}</text>
 </svg>
 `;
 }

@@ -132,7 +132,7 @@ export function markdown({ machine, options, systems }) {
   const ours = measured.find(({ name }) => name === 'ours');
   const versions = systems.map(({ version }) => version).filter(Boolean);
   const parts = [
-    `${machineLine(machine)}; ${[...new Set(versions)].join(', ')}\n\n${load(options)}. Times in ms; several runs: median (highest), or all.\n`,
+    `${[machineLine(machine), ...new Set(versions)].join('; ')}\n\n${load(options)}. Times in ms; several runs: median (highest), or all.\n`,
     `What clients saw\n\n${table(
       [
         'system',

@@ -8,6 +8,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 const PAGE = 4096;
 const TICKS_PER_SECOND = 100;
 const SAMPLE_MS = 50;
+const ENDING_MS = 2000;
 
 /** The fields of /proc/PID/stat that are used here; undefined when there is no such process. */
 function look(pid) {
@@ -122,17 +123,29 @@ export class TrackedProcesses {
       .map(({ pid }) => pid);
   }
 
-  /** Ends all that live, at once. */
+  /** Ends all that live, and returns when they have ended. They are stopped first, so that none can start another one unseen. */
   killAll() {
     clearInterval(this.#timer);
-    this.sample();
-    for (const pid of this.live()) {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch (error) {
-        // It has ended since.
-        if (error.code !== 'ESRCH') throw error;
-      }
+    const stopped = new Set();
+    for (;;) {
+      this.sample();
+      const running = this.live().filter((pid) => !stopped.has(pid));
+      if (running.length === 0) break;
+      for (const pid of running) signal(pid, 'SIGSTOP');
+      for (const pid of running) stopped.add(pid);
     }
+    for (const pid of this.live()) signal(pid, 'SIGKILL');
+    const until = performance.now() + ENDING_MS;
+    while (this.live().length > 0 && performance.now() < until)
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+  }
+}
+
+function signal(pid, name) {
+  try {
+    process.kill(pid, name);
+  } catch (error) {
+    // It has ended since.
+    if (error.code !== 'ESRCH') throw error;
   }
 }
