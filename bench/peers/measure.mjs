@@ -90,6 +90,7 @@ export async function measure(system, options) {
       commandMs: told.ms,
       blackoutMs: told.value?.blackoutMs,
       isOldGone,
+      duringMs: windowEnd - updateAt,
       cpuBefore: cpuAtUpdate - cpuAtStart,
       cpuDuring: cpuAtEnd - cpuAtUpdate,
       peakBytesBefore: peakBefore,

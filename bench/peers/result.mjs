@@ -14,7 +14,7 @@ export function thisMachine() {
 }
 
 /** Figures of which a system's summary has the median and the highest of its runs. */
-const FIGURES = {
+const figuresOf = (windowMs) => ({
   gapMs: (run) => run.gapMs,
   longestMs: (run) => run.longestMs,
   p50Before: (run) => run.before?.p50,
@@ -27,15 +27,15 @@ const FIGURES = {
   commandMs: (run) => run.commandMs,
   blackoutMs: (run) => run.blackoutMs,
   cpuSeconds: (run) => run.cpuDuring,
-  cpuExtraSeconds: (run) => Math.max(0, run.cpuDuring - run.cpuBefore),
+  cpuExtraSeconds: (run) => Math.max(0, run.cpuDuring - run.cpuBefore * (run.duringMs / windowMs)),
   peakBytesBefore: (run) => run.peakBytesBefore,
   peakBytes: (run) => run.peakBytes,
   peakPrivateBytes: (run) => run.peakPrivateBytes,
-};
+});
 
-function summary(runs) {
+function summary(runs, windowMs) {
   const figures = {};
-  for (const [name, of] of Object.entries(FIGURES)) {
+  for (const [name, of] of Object.entries(figuresOf(windowMs))) {
     const numbers = runs.map(of).filter((number) => number !== undefined);
     if (numbers.length > 0) figures[name] = { median: median(numbers), highest: Math.max(...numbers) };
   }
@@ -63,7 +63,7 @@ export function resultOf({ machine, options, systems, runs, reasons }) {
         loads: system.loads,
         available: all.length > 0,
         reason: reasons.get(system),
-        summary: summary(all),
+        summary: summary(all, options.windowMs),
         runs: all.map(({ timeline: _, ...run }) => run),
         timeline: shown?.timeline,
       };

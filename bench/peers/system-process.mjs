@@ -114,7 +114,7 @@ export class SystemProcess {
           done(
             reject,
             new Error(
-              `ended (${this.child.exitCode ?? this.child.signalCode ?? this.error.message}): ${this.said}`,
+              `ended by ${this.child.signalCode ?? this.child.exitCode ?? this.error.message} ${this.said}`,
             ),
           );
       };

@@ -3,10 +3,12 @@
  * one of them, looked for every few milliseconds. What was once found stays found, also when its parent is gone.
  * Gives CPU time and memory, and ends whatever is left, by pid, after a look at the start time: a pid may have a new owner.
  */
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 
-const PAGE = 4096;
-const TICKS_PER_SECOND = 100;
+const setting = (name) => Number(execFileSync('getconf', [name]));
+const PAGE = setting('PAGESIZE');
+const TICKS_PER_SECOND = setting('CLK_TCK');
 const SAMPLE_MS = 50;
 const ENDING_MS = 2000;
 

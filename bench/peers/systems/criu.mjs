@@ -49,7 +49,7 @@ export const criu = {
     this.version = `CRIU ${versionOf()}`;
     const against = complaint();
     if (against === undefined) return;
-    const failed = `${versionOf()} does not start here (${against})`;
+    const failed = `${versionOf()} does not start here: ${against}`;
     try {
       start = await fromNewest('criu');
       env = {};

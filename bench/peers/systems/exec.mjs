@@ -23,7 +23,7 @@ export const exec = {
         try {
           next = await service.serves(version);
         } catch (error) {
-          throw new Unavailable(`no update in place: ${error.message}`, { cause: error });
+          throw new Unavailable(`no update in place: ${error.message.trim()}`, { cause: error });
         }
         if (next !== pid) throw new Error(`another pid serves: ${next} instead of ${pid}`);
       },

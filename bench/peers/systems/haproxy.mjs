@@ -50,7 +50,7 @@ ${tcpPort > 0 ? tcp : ''}
 export const haproxy = {
   name: 'haproxy',
   title: 'HAProxy',
-  how: 'reload, -x and -sf, before the service',
+  how: 'reload, -x and -sf, in front of the service',
   loads: { http: true, tcp: true },
   isProxy: true,
   counts: 'requests, in a stick table',

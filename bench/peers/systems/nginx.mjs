@@ -53,7 +53,7 @@ ${tcpPort > 0 ? stream : ''}
 export const nginx = {
   name: 'nginx',
   title: 'nginx',
-  how: 'binary upgrade, USR2 and QUIT, before the service',
+  how: 'binary upgrade, USR2 and QUIT, in front of the service',
   loads: { http: true, tcp: true },
   isProxy: true,
   counts: 'connections',
