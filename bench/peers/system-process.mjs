@@ -141,7 +141,7 @@ export class SystemProcess {
   async stop(signal = 'SIGTERM') {
     if (this.hasEnded) return;
     this.child.kill(signal);
-    await Promise.race([this.exited(), sleep(WAIT_MS)]);
+    await Promise.race([this.exited(), sleep(WAIT_MS, undefined, { ref: false })]);
   }
 }
 
