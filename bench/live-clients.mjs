@@ -3,7 +3,7 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { end, environment, own } from './processes.mjs';
+import { end, environment, inTime, own } from './processes.mjs';
 
 const PROGRAM = join(dirname(fileURLToPath(import.meta.url)), 'programs', 'clients.mjs');
 /** Clients of one process: descriptor tables stay far below any limit. */
@@ -17,7 +17,7 @@ export async function connectClients(port, connections) {
     const talking = Math.max(1, Math.round(count / 100));
     const group = own(fork(PROGRAM, [port, count, talking], { env: environment }));
     groups.push(group);
-    await once(group, 'message');
+    await inTime('clients to connect', once(group, 'message'));
   }
   return {
     /** What they saw since the last question: the longest wait in ms, answers; and closed connections and wrong bytes, ever. */
@@ -25,7 +25,7 @@ export async function connectClients(port, connections) {
       const answers = await Promise.all(
         groups.map(async (group) => {
           group.send('report');
-          const [answer] = await once(group, 'message');
+          const [answer] = await inTime('the clients to report', once(group, 'message'));
           return answer;
         }),
       );

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { end, environment, output, own } from './processes.mjs';
+import { end, environment, inTime, output, own } from './processes.mjs';
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const CLI = join(HERE, '..', 'dist', 'cli');
@@ -24,7 +24,7 @@ export async function startOurs(port, memory) {
       },
     ),
   );
-  await new Promise((resolve, reject) => {
+  const serves = new Promise((resolve, reject) => {
     let said = '';
     luod.stderr.setEncoding('utf8').on('data', (text) => {
       said += text;
@@ -32,6 +32,7 @@ export async function startOurs(port, memory) {
     });
     luod.once('exit', () => reject(new Error(said)));
   });
+  await inTime('the service', serves);
   const luoctl = async (command) =>
     JSON.parse(
       await output(process.execPath, [join(CLI, 'luoctl.js'), command, '--json', '--socket', socket]),

@@ -22,7 +22,7 @@ export async function end(child, signal = 'SIGTERM') {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, 'exit');
   child.kill(signal);
-  await exited;
+  await inTime(`${child.spawnargs.join(' ')} to end`, exited);
 }
 
 process.once('exit', () => {
@@ -34,13 +34,31 @@ export function endOnSignals() {
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
 }
 
-/** Everything a command prints. @throws when it fails. */
+const WORD_MS = 60_000;
+
+/** What `promise` comes to, if it does in time: a benchmark that stands still says what for. */
+export async function inTime(what, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited ${WORD_MS} ms for ${what}`)), WORD_MS);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Everything a command prints, whatever it exits with. */
 export async function output(file, args, options = {}) {
   const child = own(
     spawn(file, args, { env: environment, stdio: ['ignore', 'pipe', 'inherit'], ...options }),
   );
   let text = '';
-  for await (const chunk of child.stdout.setEncoding('utf8')) text += chunk;
+  child.stdout.setEncoding('utf8').on('data', (chunk) => {
+    text += chunk;
+  });
+  await inTime(`${file} ${args.join(' ')}`, once(child, 'close'));
   return text;
 }
 

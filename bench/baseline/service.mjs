@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { environment, own } from '../processes.mjs';
+import { environment, inTime, own } from '../processes.mjs';
 
 const PROGRAM = join(dirname(fileURLToPath(import.meta.url)), 'echo.mjs');
 
@@ -21,7 +21,7 @@ export async function startBaseline(port) {
   // Every image writes into the same pipe, so its end is the end of the last.
   const lines = createInterface({ input: first.stdout })[Symbol.asyncIterator]();
   const next = async () => {
-    const { value, done } = await lines.next();
+    const { value, done } = await inTime('the baseline', lines.next());
     if (done) throw new Error('the baseline has ended');
     return JSON.parse(value);
   };
@@ -37,7 +37,7 @@ export async function startBaseline(port) {
     async stop() {
       const closed = once(first.stdout, 'close');
       lifeline.end();
-      await closed;
+      await inTime('the baseline to end', closed);
     },
   };
 }

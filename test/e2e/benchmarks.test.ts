@@ -58,7 +58,7 @@ const CLIENTS = ['--connections', '10', '--rate', '100', '--idle', '10', '--tcp'
 
 describe('bench:peers', () => {
   it('loses nothing of ours, tells what a restart loses, and writes it all down', {
-    timeout: 60_000,
+    timeout: 120_000,
   }, async () => {
     const docs = join(folder, 'docs');
     mkdirSync(docs);
@@ -122,7 +122,7 @@ describe('bench:peers', () => {
     expect(processesWith(temporary)).toEqual([]);
   });
 
-  it('leaves nothing behind when it is interrupted', { timeout: 60_000 }, async () => {
+  it('leaves nothing behind when it is interrupted', { timeout: 120_000 }, async () => {
     const started = start('peers/main.mjs', ...SMALL, ...CLIENTS, '--only', 'ours');
     await once(started.stderr!, 'data');
     const exited = once(started, 'exit');
@@ -144,7 +144,7 @@ describe('bench:peers', () => {
 });
 
 describe('bench', () => {
-  it('compares the blackout with the same service moved by hand', { timeout: 60_000 }, async () => {
+  it('compares the blackout with the same service moved by hand', { timeout: 120_000 }, async () => {
     const { out, said, code } = await run(
       'blackout.mjs',
       ...['--connections', '20', '--memory', '65536', '--updates', '2', '--rounds', '1', '--json'],
