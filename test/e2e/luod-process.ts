@@ -69,6 +69,11 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** What luod says when a program that uses liveupdate serves. */
+export function servesItself(generation: number): RegExp {
+  return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
+}
+
 export class LuodProcess {
   readonly folder: string;
   readonly socket: string;
@@ -132,7 +137,8 @@ export class LuodProcess {
       options.flags ?? [],
       options.env ?? {},
     );
-    await luod.says(/generation 1 serves/);
+    // A program that is slow to start is taken for one without liveupdate at first, before it listens.
+    await luod.says(options.command === undefined ? servesItself(1) : /generation 1 serves/);
     return luod;
   }
 
