@@ -434,7 +434,7 @@ describe('the history', () => {
 describe('a program that does not use liveupdate', () => {
   it('is restarted by the command before when the new one dies in its watch', async () => {
     const plain = (code: string) => [process.execPath, '-e', `${code}; setInterval(() => 0, 1e6)`];
-    luod = await LuodProcess.start({ command: plain('1') });
+    luod = await LuodProcess.start({ command: plain('1'), isPlain: true });
     clients = await ByteClients.open(luod.port, 0);
     const result = await luod.updateTo(plain('process.exit(6)'), ['--wait']);
     expect(result).toMatchObject({
