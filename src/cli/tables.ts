@@ -23,7 +23,8 @@ export function statusTable(status: LuodStatus): string {
   }
   for (const { name, lastUpdate, watch } of status.services) {
     if (lastUpdate !== null) lines.push('', `last update of ${name}: ${updateSummary(lastUpdate).trimEnd()}`);
-    if (watch === null) continue;
+    // A luod from before there was a watch says nothing of it.
+    if (!watch) continue;
     const back =
       watch.goesBackTo === null
         ? 'there is no other command to go back to'

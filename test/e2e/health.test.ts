@@ -1,11 +1,14 @@
 /** A bad version is stopped: before its commit by a gate, after it by a watch. Real luod, real programs, every byte checked. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ask } from '../../src/cli/luod-client.js';
 import type { HistoryEntry } from '../../src/daemon/update-history.js';
 import { ByteClients } from './byte-clients.js';
 import { cli, isAlive, LuodProcess, processesWith, programPath, run, servesItself } from './luod-process.js';
+
+// Most of these tests start six processes one after the other.
+vi.setConfig({ testTimeout: 60_000 });
 
 const CONNECTIONS = 30;
 
@@ -296,6 +299,36 @@ describe('a version that dies after its commit', () => {
   });
 });
 
+describe('another update in the watch', () => {
+  it('that is rolled back leaves the watch as it is', async () => {
+    await begin();
+    expect(await luod.update(['--watch', '60s'], { VERSION: '2' })).toMatchObject({ ok: true });
+    expect(await luod.update([], { FAULT: 'exits-at-start' })).toMatchObject({ ok: false, rolledBack: true });
+    expect((await service()).watch).toMatchObject({
+      goesBackTo: [process.execPath, programPath('echo.mjs')],
+    });
+    process.kill((await luod.report()).pid, 'SIGKILL');
+    await luod.says(servesItself(3));
+    expect((await service()).command).toEqual([process.execPath, programPath('echo.mjs')]);
+    // The last update that somebody asked for is still the one that was rolled back.
+    expect((await service()).lastUpdate).toMatchObject({ rolledBack: true, error: { phase: 'spawn' } });
+    expect(await history()).toMatchObject([
+      { kind: 'autoRollback' },
+      { kind: 'update', outcome: 'rolledBack' },
+      { kind: 'update', outcome: 'autoRolledBack' },
+    ]);
+  });
+
+  it('that succeeds is watched in its place, and gone back from to the one that was watched', async () => {
+    await begin();
+    expect(await luod.update(['--watch', '60s'], { VERSION: '2' })).toMatchObject({ ok: true });
+    expect(await luod.update(['--watch', '60s'], { VERSION: '3' })).toMatchObject({ ok: true });
+    process.kill((await luod.report()).pid, 'SIGKILL');
+    await luod.says(servesItself(4));
+    expect((await service()).command).toContain('VERSION=2');
+  });
+});
+
 describe('a version of the same command that dies after its commit', () => {
   it('is started again, and it is said that there is none to go back to', async () => {
     await begin({ env: { FAULT: 'dies-after-commit' } });
@@ -431,6 +464,28 @@ describe('the history', () => {
   });
 });
 
+describe('a luod that replaces itself in a watch', () => {
+  it('leaves no check behind, and the next one asks again', async () => {
+    await begin();
+    const file = join(luod.folder, 'pids');
+    const check = script(
+      `if (process.env.LIVEUPDATE_CANDIDATE_STAGE === 'committed') { require('fs').appendFileSync('${file}', process.pid + ' '); setInterval(() => 0, 1e6); }`,
+    );
+    const flags = ['--health', check, '--health-timeout', '60s', '--watch', '60s'];
+    expect(await luod.update(flags, { VERSION: '2' })).toMatchObject({ ok: true });
+    const pids = () => (existsSync(file) ? readFileSync(file, 'utf8').trim().split(' ').map(Number) : []);
+    await expect.poll(pids, { timeout: 20_000 }).toHaveLength(1);
+    expect(await luoctl('self-update')).toMatchObject({ ok: true });
+    expect(existsSync(`/proc/${pids()[0]}`)).toBe(false);
+    await expect.poll(pids, { timeout: 20_000 }).toHaveLength(2);
+    await nothingIsLost(2);
+    clients.close();
+    luod.signal('SIGTERM');
+    await luod.exited;
+    expect(isAlive(pids()[1] as number)).toBe(false);
+  });
+});
+
 describe('a program that does not use liveupdate', () => {
   it('is restarted by the command before when the new one dies in its watch', async () => {
     const plain = (code: string) => [process.execPath, '-e', `${code}; setInterval(() => 0, 1e6)`];
@@ -444,6 +499,14 @@ describe('a program that does not use liveupdate', () => {
     });
     await luod.says(/generation 3 serves/);
     expect((await service()).command).toEqual(plain('1'));
+  });
+
+  it('and ends in order in its watch, has ended', async () => {
+    const plain = (code: string) => [process.execPath, '-e', `${code}; setInterval(() => 0, 1e6)`];
+    luod = await LuodProcess.start({ command: plain('1'), isPlain: true });
+    clients = await ByteClients.open(luod.port, 0);
+    await luod.updateTo(plain('process.exit(0)'));
+    expect(await luod.exited).toBe(0);
   });
 });
 
