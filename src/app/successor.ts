@@ -164,6 +164,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly failed: (error: LiveUpdateError) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** This image is in charge, and nothing is finished yet. */
+  readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
@@ -270,6 +272,7 @@ export class Successor extends Incoming {
     for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
     this.#committed = true;
+    await this.#options.committed();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
       try {
