@@ -134,12 +134,15 @@ export async function askUntilHealthy(
   if (check === undefined) return undefined;
   if ('command' in check) return await askOnce(check, candidate, timeoutMs, signal);
   const until = performance.now() + timeoutMs;
+  let last: ErrorReport | undefined;
   for (;;) {
     const left = Math.max(1, until - performance.now());
     const reason = await askOnce(check, candidate, left, signal);
     if (reason === undefined || signal.aborted) return reason;
+    // A question that the end of the time cut short says less than the answer before it.
+    if (last === undefined || reason.code !== 'ETIMEDOUT' || left >= ANSWER_MS) last = reason;
     if (performance.now() + POLL_MS >= until) {
-      const message = `${check.url} was not healthy within ${timeoutMs} ms: ${reason.message}`;
+      const message = `${check.url} was not healthy within ${timeoutMs} ms: ${last.message}`;
       return { code: 'ETIMEDOUT', message };
     }
     await pause(POLL_MS, signal);

@@ -111,14 +111,14 @@ describe('before the commit, a new version is rolled back and nothing is lost', 
 
   it('when the URL never answers 2xx', async () => {
     const HEALTH = healthSocket('2');
-    const flags = ['--health', `unix:${HEALTH}:/healthz`, '--health-timeout', '700ms'];
+    const flags = ['--health', `unix:${HEALTH}:/healthz`, '--health-timeout', '2s'];
     const result = await luod.update(flags, { HEALTH, FAULT: 'unhealthy' });
     expect(result).toMatchObject({
       ok: false,
       rolledBack: true,
       error: { code: 'ETIMEDOUT', phase: 'health' },
     });
-    expect(result.error?.message).toMatch(/not healthy within 700 ms: unix:.* answered 503/);
+    expect(result.error?.message).toMatch(/not healthy within 2000 ms: unix:.* answered 503/);
     await nothingIsLost(1);
   });
 
@@ -348,7 +348,7 @@ describe('a version that lives and is unhealthy after its commit', () => {
 
   it('is replaced by the command before in a live update: no connection notices', async () => {
     const HEALTH = healthSocket('2');
-    const flags = ['--health', `unix:${HEALTH}:/healthz`, '--health-timeout', '500ms', '--wait'];
+    const flags = ['--health', `unix:${HEALTH}:/healthz`, '--health-timeout', '2s', '--wait'];
     const result = await luod.update(flags, { HEALTH, FAULT: 'unhealthy-after-commit' });
     expect(result).toMatchObject({
       ok: false,
