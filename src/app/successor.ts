@@ -303,6 +303,7 @@ export class Successor extends Incoming {
     for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
     this.#committed = true;
+    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     await this.#options.committed();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
