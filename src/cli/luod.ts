@@ -63,7 +63,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
-    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit),
+    audit: flags.audit === undefined ? noAudit : await auditTo(flags.audit),
     group: flags.group,
     keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {

@@ -1,6 +1,4 @@
 /** One JSON line for each event of a session: who did what, and what became of it. */
-import pino from 'pino';
-
 export interface AuditEvent {
   /**
    * Of a session: create, retrieve, preserve, unpreserve, retrieveFd, finish, orphan, release, drop; of an FLB: registerFlb,
@@ -27,7 +25,9 @@ export const noAudit: Audit = () => undefined;
  * no death of luod loses one.
  * @throws the errno of open(2), as Node's system error.
  */
-export function auditTo(path: string): Audit {
+export async function auditTo(path: string): Promise<Audit> {
+  // Only who writes a log pays for the logger: two MiB of private memory.
+  const { pino } = await import('pino');
   const destination = pino.destination({
     dest: path === '-' ? 2 : path,
     sync: true,
