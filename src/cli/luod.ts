@@ -66,7 +66,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
-    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit, log),
+    audit: flags.audit === undefined ? noAudit : await auditTo(flags.audit, log),
     group: flags.group,
     keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {
