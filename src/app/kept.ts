@@ -36,6 +36,12 @@ export function sessionName(kind: Kind, name: string): string {
   return session;
 }
 
+/**
+ * How the connections of a listener move: all in the cut, with everything else, as one consistent state; or most of them ahead of it, in
+ * batches, while both images serve.
+ */
+export type Cut = 'atomic' | 'rolling';
+
 /** A named thing that is not a listener. */
 export interface KeptFile {
   readonly session: string;
@@ -50,8 +56,16 @@ export class KeptListener {
   readonly file: Listener;
   readonly connections: ConnectionSet;
   readonly protocol: ServerProtocol;
+  readonly cut: Cut;
 
-  constructor(session: string, listener: Listener, connections: ConnectionSet, server: Server) {
+  constructor(
+    session: string,
+    listener: Listener,
+    connections: ConnectionSet,
+    server: Server,
+    cut: Cut = 'atomic',
+  ) {
+    this.cut = cut;
     this.session = session;
     this.file = listener;
     this.connections = connections;

@@ -37,7 +37,8 @@ import {
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
-import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { waitReadable } from '../linux/scm-rights.js';
+import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
@@ -80,6 +81,16 @@ export interface ReadyOptions {
   drop?: readonly string[];
 }
 
+/** What a server listens by, as for `server.listen`; and how its connections move. */
+export interface ServiceListenOptions extends ListenOptions {
+  /**
+   * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 128 at a time, while both
+   * images serve: for programs whose connections share nothing but `memory`, which both images may write meanwhile. 'connection' then comes
+   * before `ready()` resolves. A connection that is busy moves in the cut.
+   */
+  readonly cut?: Cut;
+}
+
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
 
@@ -92,6 +103,9 @@ interface KeepOptions<T> {
 
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
+
+/** How long luod may take to read the last word of an image that was called off. */
+const FLUSH_MS = 1000;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
@@ -125,6 +139,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
+  /** Whether connections are served ahead of the commit. */
+  #servesAhead = false;
 
   private constructor() {
     super();
@@ -187,6 +203,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
         committed: () => this.#takeCounters(),
+        serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
     link.listen({
@@ -291,7 +308,15 @@ export class Program extends EventEmitter<ProgramEvents> {
    * @throws {LiveUpdateError} EINVAL for a bad name or options, EEXIST for a name in use, EOPNOTSUPP for TLS and HTTP
    *   servers, the errno of bind(2) and listen(2).
    */
-  async listen(name: string, server: Server, options: ListenOptions): Promise<Listener['address']> {
+  async listen(
+    name: string,
+    server: Server,
+    { cut, ...options }: ServiceListenOptions,
+  ): Promise<Listener['address']> {
+    if (cut !== undefined && cut !== 'atomic' && cut !== 'rolling')
+      throw new LiveUpdateError('EINVAL', `a cut is 'atomic' or 'rolling', not '${cut}'`, {
+        operation: 'listen',
+      });
     const session = sessionName('listener', name);
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
@@ -299,7 +324,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server);
+        const kept = new KeptListener(session, file, connections, server, cut);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -485,6 +510,49 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
+  /** Ahead of the commit: connections of a rolling listener, which share nothing but memory. */
+  #serveAhead(session: string, record: Buffer): void {
+    for (const { file } of this.#kept.values()) if (file instanceof Memory) file.makeWritable();
+    const kept = this.#kept.get(session);
+    const server = kept instanceof KeptListener ? kept.file.server : undefined;
+    if (!(kept instanceof KeptListener) || server === undefined)
+      throw new LiveUpdateError('ENOENT', 'no listener of this name was claimed', {
+        operation: 'roll',
+        session,
+      });
+    // A program that ends by itself, or by an exception, gives back, too.
+    if (!this.#servesAhead) process.once('exit', () => this.#sendBack());
+    this.#servesAhead = true;
+    kept.connections.serveAhead(record, server);
+  }
+
+  /** Before the commit, what this image serves already goes back. The event loop must not turn any more. */
+  #sendBack(): void {
+    const incoming = this.#incoming;
+    if (!(incoming instanceof Successor) || incoming.isCommitted) return;
+    for (const kept of this.#kept.values()) {
+      if (kept instanceof KeptListener && kept.connections.ahead > 0)
+        incoming.giveBack(kept.session, kept.connections.giveBack());
+    }
+  }
+
+  /** This image will not take over: what it serves goes back, and it waits, halted, to be killed. */
+  #giveBack(): void {
+    const link = this.#link;
+    if (!(this.#incoming instanceof Successor) || this.#incoming.isCommitted || link === undefined) return;
+    try {
+      this.#sendBack();
+      link.send({ type: 'gaveBack' });
+      link.flushNow(FLUSH_MS);
+      while (link.isOpen) {
+        waitReadable([link.fd], -1);
+        link.receiveNow();
+      }
+    } finally {
+      process.exit(1);
+    }
+  }
+
   /** A lingering image has done with connections of `session`. */
   #takeIn(session: string, record: Uint8Array, fds: number[]): void {
     const kept = this.#kept.get(session);
@@ -551,6 +619,12 @@ export class Program extends EventEmitter<ProgramEvents> {
       case 'preserve':
         this.#begin(fds, message.carrier);
         break;
+      case 'roll':
+        void this.#roll();
+        break;
+      case 'giveBack':
+        this.#giveBack();
+        break;
       case 'freeze':
         void this.#freeze();
         break;
@@ -611,6 +685,17 @@ export class Program extends EventEmitter<ProgramEvents> {
     );
   }
 
+  async #roll(): Promise<void> {
+    const predecessor = this.#predecessor;
+    const link = this.#link;
+    if (predecessor === undefined || link === undefined || !predecessor.isPreserved) return;
+    try {
+      link.send({ type: 'rolled', connections: await predecessor.roll() });
+    } catch (error) {
+      link.report('preserve', LiveUpdateError.from(error, { operation: 'roll' }));
+    }
+  }
+
   async #freeze(): Promise<void> {
     const predecessor = this.#predecessor;
     const link = this.#link;
@@ -657,13 +742,13 @@ export class Program extends EventEmitter<ProgramEvents> {
     const predecessor = this.#predecessor;
     if (predecessor === undefined) return;
     const wasFrozen = predecessor.isFrozen;
-    await predecessor.rollback();
+    const lost = await predecessor.rollback();
     this.#predecessor = undefined;
     this.#updateOver?.resolve();
     this.#updateOver = undefined;
     if (wasFrozen) this.emit('unfreeze');
     this.emit('rollback', reason);
-    this.#link?.send({ type: 'unfrozen' });
+    this.#link?.send({ type: 'unfrozen', lost });
   }
 
   #lost(): void {
@@ -677,7 +762,10 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   #orphan(): void {
     // Before the commit the old image is in charge, and waits for this one's end to go on.
-    if (this.#incoming instanceof Successor && !this.#incoming.isCommitted) process.exit(1);
+    if (this.#incoming instanceof Successor && !this.#incoming.isCommitted) {
+      this.#giveBack();
+      process.exit(1);
+    }
     if (this.listenerCount('orphaned') > 0) this.emit('orphaned');
     else
       process.emitWarning(

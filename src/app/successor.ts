@@ -22,6 +22,7 @@ import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import { commit } from '../handover/commit-word.js';
+import { readImageFile, writeImageFile } from '../handover/image-file.js';
 import {
   type CutReport,
   now,
@@ -164,6 +165,9 @@ export class Restored extends Incoming {
   }
 }
 
+/** How long an old image may take to read what it is given back. */
+const FLUSH_MS = 1000;
+
 interface CutSession {
   readonly name: string;
   readonly session: Session;
@@ -187,6 +191,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly failed: (error: LiveUpdateError, phase: Phase) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** Serves a batch of a rolling listener ahead of the commit. */
+  readonly serveAhead: (session: string, record: Buffer) => void;
   /** This image is in charge, and nothing is finished yet. */
   readonly committed: () => Promise<void>;
 }
@@ -247,6 +253,13 @@ export class Successor extends Incoming {
         case 'ended':
           this.connections(message.session)?.abandon(message.ids);
           break;
+        case 'roll': {
+          const file = fds.shift();
+          if (file === undefined) throw new LiveUpdateError('EPROTO', 'a batch without its record');
+          this.#options.serveAhead(message.session, readImageFile(file));
+          this.#direct.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
+          break;
+        }
         case 'frozen': {
           this.#cut = true;
           const inherited = takeInherited(message.inherited, fds);
@@ -265,6 +278,20 @@ export class Successor extends Incoming {
         this.#cut ? 'retrieve' : 'preserve',
       );
     }
+  }
+
+  /**
+   * Gives the old image back what this one serves ahead of the commit. The event loop must not turn any more after it.
+   * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EPIPE, ETIMEDOUT when the old image does not read.
+   */
+  giveBack(session: string, record: Buffer): void {
+    const file = writeImageFile(record);
+    try {
+      this.#direct.send(toWire({ type: 'back', session } satisfies SuccessorToOld), [file]);
+    } finally {
+      closeFd(file);
+    }
+    this.#direct.flushNow(FLUSH_MS);
   }
 
   #adopt(fds: number[]): void {

@@ -22,13 +22,16 @@ import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { SHUT_RDWR, shutdown } from '../linux/socket-facts.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import { reconcile } from './reconcile.js';
 import {
   detach,
   isDrained,
   ownerOf,
+  park,
   type SocketOwner,
   sever,
   track,
+  unpark,
   unreadBytes,
   unwrittenBytes,
 } from './socket-hooks.js';
@@ -271,6 +274,42 @@ export class Connection<S = unknown> implements SocketOwner {
       onEnd();
     }
     this.#onGone?.();
+  }
+
+  /** Whether it can be parked: user space holds nothing of it, and the program has it, with both sides open. */
+  get isQuiet(): boolean {
+    return this.#announced && isDrained(this.socket) && !this.socket.writableEnded;
+  }
+
+  /**
+   * In an old image whose connections move in batches: the next image serves it from now on, and may yet give it back. What the program does
+   * with the socket reaches nobody.
+   */
+  park(): void {
+    park(this.socket);
+  }
+
+  /** The next image gave it back, with what it knows of it. */
+  unpark(state: S | undefined, record: Uint8Array | undefined): void {
+    const { socket } = this;
+    unpark(socket);
+    this.state = reconcile(this.state, state) as S | undefined;
+    if (record !== undefined) {
+      this.restore(record);
+      if (this.#unwritten !== undefined) socket.write(this.#unwritten);
+      if (this.#ended) socket.end();
+      if (this.#unread !== undefined) socket.unshift(this.#unread);
+      this.#unwritten = undefined;
+      this.#unread = undefined;
+      this.#ended = false;
+    }
+    startReading(socket);
+  }
+
+  /** The next image took it with it: its peer learns of the end. */
+  lose(): void {
+    unpark(this.socket);
+    this.socket.destroy();
   }
 
   /** Whether user space holds no byte of it. */

@@ -15,6 +15,8 @@ import { LiveUpdateError } from '../core/errors.js';
 interface StreamHandle {
   readonly writeQueueSize: number;
   onread: unknown;
+  reading: boolean;
+  readStop(): number;
   close(): void;
 }
 
@@ -183,20 +185,15 @@ export function sever(socket: Socket): void {
   internals(socket)._handle = null;
 }
 
-/**
- * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
- * own writes are cancelled; the peer sees no end, since another image has the connection.
- */
-export function detach(socket: Socket): void {
-  const { _handle: handle } = internals(socket);
-  if (handle === null) return;
-  internals(socket)._handle = null;
-  socket.setTimeout(0);
+type Muted = Partial<Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>>;
+
+/** From now on what is written to `socket`, and its end, reach nobody; callbacks are called. */
+function mute(socket: Socket): void {
   const swallow = (...args: unknown[]) => {
     const callback = args.at(-1);
     if (typeof callback === 'function') process.nextTick(callback as () => void);
   };
-  const muted = socket as unknown as Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>;
+  const muted = socket as unknown as Muted;
   muted.write = (...args) => {
     swallow(...args);
     return true;
@@ -206,6 +203,40 @@ export function detach(socket: Socket): void {
     return socket;
   };
   muted.destroy = () => socket;
+}
+
+/** Undoes `mute`. */
+function unmute(socket: Socket): void {
+  const muted = socket as unknown as Muted;
+  delete muted.write;
+  delete muted.end;
+  delete muted.destroy;
+}
+
+/** Reads and writes nothing more on `socket`, which another image serves for now. */
+export function park(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  handle.reading = false;
+  handle.readStop();
+  mute(socket);
+}
+
+/** Undoes `park`; reading is the caller's to begin. */
+export function unpark(socket: Socket): void {
+  unmute(socket);
+}
+
+/**
+ * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
+ * own writes are cancelled; the peer sees no end, since another image has the connection.
+ */
+export function detach(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  internals(socket)._handle = null;
+  socket.setTimeout(0);
+  mute(socket);
   // Closed without its JavaScript owner: what still waits in libuv ends with ECANCELED, and must not come back as an error.
   handle.onread = () => undefined;
   handle.close();

@@ -103,6 +103,7 @@ function successorOf(makers: readonly MakeHandler[]) {
     failed: (error, phase) => failures.push({ error, phase }),
     late: new LateArrivals(() => undefined),
     committed: () => Promise.resolve(),
+    serveAhead: () => undefined,
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
   const send = (type: string, handover?: Buffer) => {
