@@ -2,12 +2,13 @@
  * The life of one image of a program: what it keeps, where that came from, and how it goes on to the next image. There is
  * one `Program` in a process; it owns the orchestrator and every event of an update meets here.
  *
- *   born         fresh: nothing came · successor: from a live image · restored: from what luod held for a dead one
+ *   born         fresh: nothing came · successor: from a live image · inherited: from the image before in this process ·
+ *                restored: from what luod held for a dead one
  *   claiming     state(), memory(), listen(), keep() give what came, or make it
  *   serving      after ready()
- *   updating     luod began an update: a `Predecessor` is at work
+ *   updating     luod began an update: a `Predecessor` is at work · without luod: an `ExecUpdate` is
  *
- * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
+ * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
 import { Server as HttpServer } from 'node:http';
@@ -23,6 +24,7 @@ import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
+import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -32,6 +34,8 @@ import {
   type LuodToImage,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
+import { ExecUpdate } from './exec-update.js';
+import { Inherited } from './inherited.js';
 import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
@@ -56,7 +60,7 @@ export interface ProgramEvents {
   rollback: [reason: ErrorReport];
   /**
    * The next image has taken over; this one exits when the listeners return. What they write to memory or to
-   * connections reaches nobody.
+   * connections reaches nobody. In place: it is about to take over; a listener that throws calls the update off.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -88,7 +92,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
   #link: LuodLink | undefined;
-  #incoming: Successor | Restored | undefined;
+  #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
@@ -115,14 +119,32 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /** @internal `liveupdate()` is the public door. */
-  static async start(options: LiveUpdateOptions): Promise<Program> {
+  static async start(options: LiveUpdateOptions, inheritance: Inheritance | undefined): Promise<Program> {
     const program = new Program();
     const socket = options.socket ?? process.env[ENV_SOCKET];
     const image = process.env[ENV_IMAGE];
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
-    if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    if (inheritance !== undefined) program.#inherit(inheritance);
+    else if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    process.on('SIGHUP', () =>
+      program.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
+    );
     return program;
+  }
+
+  get #incomingOptions(): IncomingOptions {
+    return {
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      handler: (compatible) => this.#handlers.get(compatible),
+    };
+  }
+
+  #inherit(inheritance: Inheritance): void {
+    this.#origin = 'update';
+    this.#generation = inheritance.generation;
+    this.#incoming = new Inherited(this.#incomingOptions, inheritance.open());
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -131,11 +153,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const { message, fds } = welcome;
     this.#service = message.service;
     this.#generation = message.generation;
-    const options: IncomingOptions = {
-      orchestrator: this.orchestrator,
-      handover: this.#handover,
-      handler: (compatible) => this.#handlers.get(compatible),
-    };
+    const options = this.#incomingOptions;
     if (message.role === 'restarted') {
       this.#origin = message.from;
       this.#incoming = new Restored(options, fds);
@@ -159,9 +177,6 @@ export class Program extends EventEmitter<ProgramEvents> {
     });
     if (this.#incoming instanceof Successor) await this.#incoming.precopied;
     if (this.#origin !== 'update') link.unref();
-    process.on('SIGHUP', () =>
-      this.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
-    );
   }
 
   /**
@@ -182,7 +197,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#service;
   }
 
-  /** Whether an update can replace this program: it runs under luod. */
+  /** Whether luod runs this program: then it is luod that replaces it, else the program itself, in place. */
   get isManaged(): boolean {
     return this.#link !== undefined;
   }
@@ -292,7 +307,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     return fromFile(file) as T;
   }
 
-  get #claiming(): Successor | Restored | undefined {
+  get #claiming(): Successor | Restored | Inherited | undefined {
     return this.#isReady ? undefined : this.#incoming;
   }
 
@@ -401,18 +416,18 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /**
-   * Asks luod to replace this program by the same command, or by `command`. Never resolves when it succeeds: this
-   * process exits.
-   * @throws {LiveUpdateError} EOPNOTSUPP without luod; EBUSY while an update runs; the reason of a rollback.
+   * Replaces this program by the same command, or by `command`. Under luod by another process, and this one exits; without
+   * luod in place, and this process becomes the next program. Never resolves when it succeeds.
+   * @throws {LiveUpdateError} EBUSY while an update runs, and before ready(); EOPNOTSUPP when luod is gone; the reason of a
+   *   rollback, in place also what ExecUpdate.run() says.
    */
   async update(command?: readonly string[]): Promise<never> {
     const link = this.#link;
-    if (link === undefined || !link.isOpen) {
-      throw new LiveUpdateError(
-        'EOPNOTSUPP',
-        'the program does not run under luod; start it with `luod run`',
-        { operation: 'update' },
-      );
+    if (link === undefined) return this.#replaceInPlace(command);
+    if (!link.isOpen) {
+      throw new LiveUpdateError('EOPNOTSUPP', 'luod, which runs this program, is gone', {
+        operation: 'update',
+      });
     }
     if (this.#waiting !== undefined)
       throw new LiveUpdateError('EBUSY', 'an update is under way', { operation: 'update' });
@@ -420,6 +435,42 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#waiting = { command, reject };
       this.#askForUpdate();
     });
+  }
+
+  async #replaceInPlace(command: readonly string[] | undefined): Promise<never> {
+    const busy = this.#isReady ? 'an update is under way' : 'the program did not call ready() yet';
+    if (!this.#isReady || this.#updateOver !== undefined)
+      throw new LiveUpdateError('EBUSY', busy, { operation: 'update' });
+    this.#updateOver = withResolvers();
+    const update = new ExecUpdate({
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      kept: [...this.#kept.values()],
+      command,
+      generation: this.#generation + 1,
+      announceFreeze: () => this.#announceFreeze(),
+      announceFinish: () => this.emit('finish'),
+    });
+    try {
+      return await update.run();
+    } catch (error) {
+      const reason = LiveUpdateError.from(error, { operation: 'update' });
+      const wasFrozen = update.isFrozen;
+      await update.rollback();
+      this.#calledOff(reason, wasFrozen);
+      throw reason;
+    }
+  }
+
+  async #announceFreeze(): Promise<void> {
+    for (const listener of this.listeners('freeze')) await listener();
+  }
+
+  #calledOff(reason: ErrorReport, wasFrozen: boolean): void {
+    this.#updateOver?.resolve();
+    this.#updateOver = undefined;
+    if (wasFrozen) this.emit('unfreeze');
+    this.emit('rollback', { code: reason.code, message: reason.message });
   }
 
   #askForUpdate(): void {
@@ -491,9 +542,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       carrier,
       directFd,
       commitFd,
-      announceFreeze: async () => {
-        for (const listener of this.listeners('freeze')) await listener();
-      },
+      announceFreeze: () => this.#announceFreeze(),
     });
     this.#predecessor = predecessor;
     this.#updateOver = withResolvers();
@@ -536,10 +585,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const wasFrozen = predecessor.isFrozen;
     await predecessor.rollback();
     this.#predecessor = undefined;
-    this.#updateOver?.resolve();
-    this.#updateOver = undefined;
-    if (wasFrozen) this.emit('unfreeze');
-    this.emit('rollback', reason);
+    this.#calledOff(reason, wasFrozen);
     this.#link?.send({ type: 'unfrozen' });
   }
 
