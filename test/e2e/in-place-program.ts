@@ -29,8 +29,11 @@ export interface InPlaceReport {
   title?: string;
   inherited: string[];
   leftOver: string[];
+  /** Of descriptors 0 to 2: now, and when the image began. */
   nonBlocking: boolean[];
-  closeOnExec: string[];
+  nonBlockingAtStart: boolean[];
+  /** Descriptors above 2 that a child or the next program would get. */
+  leaks: string[];
   error?: { code: string; message: string };
 }
 

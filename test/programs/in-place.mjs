@@ -10,6 +10,10 @@ import { liveupdate } from 'liveupdate';
 
 const { CONTROL, FAULT } = process.env;
 const STEP = 2654435761;
+const nonBlockingAtStart = nonBlocking();
+// Node makes them what it wants them to be when they are first asked for.
+const { stdin, stdout, stderr } = process;
+for (const stream of [stdin, stdout, stderr]) stream.unref?.();
 const inherited = Object.keys(process.env).filter((name) => name.startsWith('LIVEUPDATE'));
 
 const lu = await liveupdate();
@@ -36,7 +40,10 @@ const control = net.createServer((socket) => {
   const conn = lu.connection(socket);
   socket.on('error', () => socket.destroy());
   if (conn.state?.awaits) return answer(socket, report());
-  socket.setEncoding('utf8').once('data', (line) => {
+  let line = '';
+  socket.setEncoding('utf8').on('data', (text) => {
+    line += text;
+    if (!line.endsWith('\n')) return;
     const { do: what, command, umask, title } = JSON.parse(line);
     if (what === 'report') return answer(socket, report());
     if (umask !== undefined) process.umask(umask);
@@ -65,6 +72,10 @@ function flags(fd) {
   return Number.parseInt(/flags:\s+(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))[1], 8);
 }
 
+function nonBlocking() {
+  return [0, 1, 2].map((fd) => (flags(fd) & 0o4000) !== 0);
+}
+
 function report() {
   let damaged = 0;
   for (let i = 0; i < words.length; i++) if (words[i] !== (i * STEP) >>> 0) damaged++;
@@ -82,7 +93,9 @@ function report() {
     live: live.size,
     bytes: states.reduce((sum, { bytes }) => sum + bytes, 0),
     fds: fds(),
-    signals: Object.fromEntries(['SigBlk', 'SigIgn', 'SigCgt'].map((name) => [name, new RegExp(`${name}:\\s+(\\w+)`).exec(status)[1]])),
+    signals: Object.fromEntries(
+      ['SigBlk', 'SigIgn', 'SigCgt'].map((name) => [name, new RegExp(`${name}:\\s+(\\w+)`).exec(status)[1]]),
+    ),
     cwd: process.cwd(),
     umask: process.umask(),
     argv: process.argv,
@@ -91,8 +104,9 @@ function report() {
     title: process.env.TITLE,
     inherited,
     leftOver: Object.keys(process.env).filter((name) => name.startsWith('LIVEUPDATE')),
-    nonBlocking: [0, 1, 2].map((fd) => (flags(fd) & 0o4000) !== 0),
-    closeOnExec: readdirSync('/proc/self/fd').filter((fd) => {
+    nonBlocking: nonBlocking(),
+    nonBlockingAtStart,
+    leaks: readdirSync('/proc/self/fd').filter((fd) => {
       try {
         return Number(fd) > 2 && (flags(fd) & 0o2000000) === 0;
       } catch {
@@ -122,4 +136,4 @@ if (FAULT === 'finish-throws') {
 await lu.ready();
 if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
 total.generations.push(lu.generation);
-process.stdout.write(`generation ${lu.generation} serves\n`);
+stdout.write(`generation ${lu.generation} serves\n`);
