@@ -11,9 +11,7 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
-import { Server as HttpServer } from 'node:http';
 import { type ListenOptions, Server, Socket } from 'node:net';
-import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
@@ -34,9 +32,12 @@ import {
   type LuodToImage,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
+import { closeFd } from '../linux/fd.js';
 import { ExecUpdate } from './exec-update.js';
 import { Inherited } from './inherited.js';
 import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { LateArrivals } from './late-arrivals.js';
+import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
@@ -59,8 +60,14 @@ export interface ProgramEvents {
   /** The update was called off; the program serves on. */
   rollback: [reason: ErrorReport];
   /**
-   * The next image has taken over; this one exits when the listeners return. What they write to memory or to
-   * connections reaches nobody. In place: it is about to take over; a listener that throws calls the update off.
+   * The next image has taken over, and this one serves the connections that could not cross to their end: stop what only one
+   * image may do (timers, jobs). What is written to memory or to connections that crossed reaches nobody.
+   */
+  linger: [connections: number];
+  /**
+   * The next image has taken over, and nothing is left to do here; this process exits when the listeners return. What they
+   * write to memory or to connections reaches nobody. In place: it is about to take over; a listener that throws calls the
+   * update off.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -74,6 +81,9 @@ export interface ReadyOptions {
 
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
+
+/** How long a lingering image may serve what cannot cross, when no luod is left to say. */
+const DEFAULT_DRAIN_MS = 30_000;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
@@ -102,6 +112,9 @@ export class Program extends EventEmitter<ProgramEvents> {
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
   #lastWord: ImageToLuod | undefined;
+  readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
+  #lingering: Lingering | undefined;
+  #drainMs = DEFAULT_DRAIN_MS;
 
   private constructor() {
     super();
@@ -169,6 +182,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         commitFd,
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error) => link.report('retrieve', error),
+        late: this.#late,
       });
     }
     link.listen({
@@ -259,13 +273,6 @@ export class Program extends EventEmitter<ProgramEvents> {
    *   servers, the errno of bind(2) and listen(2).
    */
   async listen(name: string, server: Server, options: ListenOptions): Promise<Listener['address']> {
-    if (server instanceof TlsServer || server instanceof HttpServer) {
-      throw new LiveUpdateError(
-        'EOPNOTSUPP',
-        'the connections of TLS and HTTP servers cannot be carried yet',
-        { operation: 'listen' },
-      );
-    }
     const session = sessionName('listener', name);
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
@@ -276,7 +283,8 @@ export class Program extends EventEmitter<ProgramEvents> {
       () => Listener.open(server, options),
       Listener,
       (file) => {
-        const kept = new KeptListener(session, file, incoming?.connections(session) ?? new ConnectionSet());
+        const connections = incoming?.connections(session) ?? new ConnectionSet();
+        const kept = new KeptListener(session, file, connections, server);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -349,21 +357,25 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#link?.send(word);
   }
 
+  #handlerOf(file: unknown): CarriedFileHandler | undefined {
+    for (const handler of this.#handlers.values()) if (handler.ops.canPreserve(handler, file)) return handler;
+    return undefined;
+  }
+
   /** Gives luod a duplicate, so that the file outlives a crash of this process. */
   #hold({ session, file }: Kept): void {
     const link = this.#link;
     if (link === undefined) return;
-    for (const handler of this.#handlers.values()) {
-      if (handler.custody === undefined || !handler.ops.canPreserve(handler, file)) continue;
-      const { bytes, fds } = handler.custody(file);
-      const record = Buffer.from(bytes).toString('base64');
-      link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
-      return;
-    }
+    const handler = this.#handlerOf(file);
+    if (handler?.custody === undefined) return;
+    const { bytes, fds } = handler.custody(file);
+    const record = Buffer.from(bytes).toString('base64');
+    link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
   }
 
   /** The program closed a listener: luod's duplicate would keep the port open. Its connections stay until they end. */
   #release(session: string, isOver: boolean): void {
+    if (this.#lingering !== undefined) return;
     if (isOver) this.#kept.delete(session);
     this.#link?.send({ type: 'release', session });
   }
@@ -406,8 +418,18 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const kept of this.#kept.values()) {
       if (kept instanceof KeptListener) {
         if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else if (kept.file instanceof Connection && kept.file.crossed) kept.file.arm(undefined, onFlow);
+      } else if (kept.file instanceof Connection && kept.file.crossed)
+        kept.file.arm(undefined, undefined, onFlow);
     }
+  }
+
+  /** A lingering image has done with connections of `session`. */
+  #takeIn(session: string, record: Uint8Array, fds: number[]): void {
+    const kept = this.#kept.get(session);
+    const server = kept instanceof KeptListener ? kept.file.server : undefined;
+    if (kept instanceof KeptListener && server !== undefined) kept.connections.takeIn(record, fds, server);
+    // This program has closed the listener: its connections end.
+    else for (const fd of fds) closeFd(fd);
   }
 
   #failed(error: LiveUpdateError): LiveUpdateError {
@@ -487,6 +509,10 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     if (link === undefined) return;
     link.resume();
+    if (this.#lingering !== undefined) {
+      link.send({ type: 'lingering', connections: this.#lingering.connections });
+      return;
+    }
     // A halted image has told everything before, and its successor holds from now on.
     if (this.#predecessor?.isFrozen !== true) for (const kept of this.#kept.values()) this.#hold(kept);
     if (this.#lastWord !== undefined) link.send(this.#lastWord);
@@ -508,6 +534,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         else if (!this.#predecessor.isFrozen) void this.#rollback(message.reason);
         break;
       case 'finish':
+        this.#drainMs = message.drainMs;
         this.#predecessor?.decide('finish', undefined);
         break;
       case 'updated': {
@@ -542,6 +569,8 @@ export class Program extends EventEmitter<ProgramEvents> {
       carrier,
       directFd,
       commitFd,
+      handler: (file) => this.#handlerOf(file),
+      inherited: () => this.#late.toHandOn(),
       announceFreeze: () => this.#announceFreeze(),
     });
     this.#predecessor = predecessor;
@@ -570,8 +599,24 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /** Without a turn of the event loop: it would accept connections and read bytes that are the successor's. */
-  #leave(predecessor: Predecessor): never {
-    predecessor.sever();
+  #leave(predecessor: Predecessor): void {
+    const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
+    const lingers = countStaying(listeners) > 0;
+    predecessor.sever(lingers);
+    if (!lingers) this.#exit();
+    this.#late.letGo();
+    this.#lingering = new Lingering({
+      listeners,
+      direct: predecessor.takeDirect(() => this.#lingering?.directEnded()),
+      drainMs: this.#drainMs,
+      changed: (connections) => this.#say({ type: 'lingering', connections }),
+      over: () => this.#exit(),
+    });
+    this.#lingering.begin();
+    this.emit('linger', this.#lingering.connections);
+  }
+
+  #exit(): never {
     try {
       this.emit('finish');
     } finally {
@@ -590,6 +635,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   #lost(): void {
+    if (this.#lingering !== undefined) return;
     const predecessor = this.#predecessor;
     if (predecessor === undefined) this.#orphan();
     // A frozen image decides by the commit word; one that is not frozen yet has nobody left to hand over to.

@@ -35,6 +35,7 @@ import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
+import type { InheritedWire, LateArrivals } from './late-arrivals.js';
 import { collectGarbage, rehearseTakeover } from './rehearsal.js';
 
 export interface IncomingOptions {
@@ -214,6 +215,7 @@ interface Cut {
   readonly at: string;
   readonly sentAt: string;
   readonly bytes: number;
+  readonly inherited: readonly InheritedWire[];
 }
 
 export interface SuccessorOptions extends IncomingOptions {
@@ -223,6 +225,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly sendReady: () => void;
   /** The old image died before it handed over, or sent what cannot be read. */
   readonly failed: (error: LiveUpdateError) => void;
+  /** What comes after the cut. */
+  readonly late: LateArrivals;
 }
 
 /** Takes over from a live image. */
@@ -246,6 +250,7 @@ export class Successor extends Passed {
         if (!this.#cut) {
           this.#fail(error ?? new LiveUpdateError('EPIPE', 'the old image died before it handed over'));
         }
+        options.late.ended(this.#direct);
       },
     });
   }
@@ -281,11 +286,15 @@ export class Successor extends Passed {
           break;
         case 'frozen': {
           this.#cut = true;
+          const inherited = takeInherited(message.inherited, fds);
           const { image, records, bytes } = readHandover(fds);
           this.records.add(records, fds);
-          this.#frozen.resolve({ image, bytes, at: message.at, sentAt: message.sentAt });
+          this.#frozen.resolve({ image, bytes, inherited, at: message.at, sentAt: message.sentAt });
           break;
         }
+        case 'late':
+          this.#options.late.take(message, fds);
+          break;
       }
     } catch (error) {
       this.#fail(LiveUpdateError.from(error, { operation: message.type }));
@@ -297,7 +306,7 @@ export class Successor extends Passed {
     await rehearseTakeover();
     collectGarbage('all');
     this.#options.sendReady();
-    const { image, at, sentAt, bytes } = await this.#frozen.promise;
+    const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
     const sessions = await this.retrieve(image, dropped);
     const retrievedAt = now();
     await this.#checkFinish(sessions);
@@ -307,7 +316,9 @@ export class Successor extends Passed {
     const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);
     this.records.clear();
-    this.#direct.close();
+    // The old image may linger, and so may older ones.
+    this.#options.late.follow(this.#direct);
+    for (const wire of inherited) this.#options.late.inherit(wire);
     closeFd(this.#options.commitFd);
     return {
       frozenAt: at,
@@ -344,6 +355,17 @@ export class Successor extends Passed {
       throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
     }
   }
+}
+
+/** The wires behind which older images linger; their descriptors stand at the end. */
+function takeInherited(
+  inherited: Extract<OldToSuccessor, { type: 'frozen' }>['inherited'],
+  fds: number[],
+): InheritedWire[] {
+  const count = inherited.reduce((sum, wire) => sum + wire.fds, 0);
+  if (count > fds.length) throw new LiveUpdateError('EPROTO', 'a handover without its descriptors');
+  const theirs = fds.splice(fds.length - count);
+  return inherited.map(({ begun, fds: length }) => ({ begun, fds: theirs.splice(0, length) }));
 }
 
 export function unclaimedError(names: readonly string[]): LiveUpdateError {

@@ -24,6 +24,11 @@ export interface CarriedFileHandler<File = unknown, Private = unknown> extends F
    * and descriptors (the caller's to borrow) from which `adopt` builds it again.
    */
   custody?(file: File): { readonly bytes: Uint8Array; readonly fds: readonly number[] };
+  /**
+   * Optional. After the commit, in an old image that lingers to serve what could not cross: the file is the next image's, and this
+   * one may no longer read from it, write to it or show its end to anybody. Also called in an image that ends at once. Synchronous.
+   */
+  sever?(file: File): void;
 }
 
 /** The record's handle in a file's `serializedData`. */

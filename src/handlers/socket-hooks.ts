@@ -14,6 +14,8 @@ import { LiveUpdateError } from '../core/errors.js';
 /** libuv's handle below a socket, as far as it is used here. */
 interface StreamHandle {
   readonly writeQueueSize: number;
+  onread: unknown;
+  close(): void;
 }
 
 interface InFlight {
@@ -179,4 +181,32 @@ function toBytes(chunk: string | Uint8Array, encoding: BufferEncoding): Uint8Arr
  */
 export function sever(socket: Socket): void {
   internals(socket)._handle = null;
+}
+
+/**
+ * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
+ * own writes are cancelled; the peer sees no end, since another image has the connection.
+ */
+export function detach(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  internals(socket)._handle = null;
+  socket.setTimeout(0);
+  const swallow = (...args: unknown[]) => {
+    const callback = args.at(-1);
+    if (typeof callback === 'function') process.nextTick(callback as () => void);
+  };
+  const muted = socket as unknown as Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>;
+  muted.write = (...args) => {
+    swallow(...args);
+    return true;
+  };
+  muted.end = (...args) => {
+    swallow(...args);
+    return socket;
+  };
+  muted.destroy = () => socket;
+  // Closed without its JavaScript owner: what still waits in libuv ends with ECANCELED, and must not come back as an error.
+  handle.onread = () => undefined;
+  handle.close();
 }

@@ -169,10 +169,7 @@ describe('a program is refused with one line', () => {
     ['unknown-socket', /^ENOENT: connection: the socket did not come through lu\.listen\(\)\n$/],
     ['ready-twice', /^EBUSY: ready: ready\(\) was called before\n$/],
     ['keep-nothing', /^EINVAL: keep: keep\(\) takes a live file, not number\n$/],
-    [
-      'update-without-luod',
-      /^EOPNOTSUPP: update: the program does not run under luod; start it with `luod run`\n$/,
-    ],
+    ['update-before-ready', /^EBUSY: update: the program did not call ready\(\) yet\n$/],
   ];
   for (const [what, message] of cases) {
     it(what.replaceAll('-', ' '), async () => {
@@ -189,7 +186,10 @@ describe('a program is refused with one line', () => {
 
 describe('a program that does not use liveupdate', () => {
   it('is restarted in the plain way, and that is said', async () => {
-    const luod = await LuodProcess.start({ command: [NODE, '-e', 'setInterval(() => 0, 1e9)'] });
+    const luod = await LuodProcess.start({
+      command: [NODE, '-e', 'setInterval(() => 0, 1e9)'],
+      isPlain: true,
+    });
     expect(luod.stderr).toMatch(/has not called liveupdate/);
     const { code, stdout } = await run([...cli('luoctl'), 'update', '--socket', luod.socket]);
     expect([code, stdout]).toEqual([

@@ -250,7 +250,7 @@ describe('an update in place that fails before execve is rolled back', () => {
       'the script does not compile',
       () => ({ command: ['node', broken('const x = ;\n')] }),
       'EINVAL',
-      /broken\.mjs:1[^]*SyntaxError/,
+      /broken\.mjs:1[\s\S]*SyntaxError/,
       ['rollback'],
     ],
     [
