@@ -3,8 +3,9 @@
  * old image's part:
  *
  *   state       what happens                                                       way back
- *   preserving  the command is looked at; everything is preserved, and duplicated  close the sessions, the duplicates
- *               where it might be closed meanwhile; the program serves
+ *   preserving  the command is looked at; everything is preserved, and duplicated  close the sessions, the duplicates;
+ *               where it might be closed meanwhile; the program serves, and        read again
+ *               comes to rest (draining.ts)
  *   freezing    'freeze' listeners run; the orchestrator freezes                   the same, when the freeze has ended
  *   frozen      no turn of the loop: all passes go into one memfd, 'finish'        unfreeze
  *               listeners run, execve
@@ -25,6 +26,7 @@ import { encodeHandover } from '../handover/codec.js';
 import { ENV_INHERITANCE, type EncodedPass, writeInheritance } from '../handover/inheritance.js';
 import { execve } from '../linux/exec.js';
 import { closeFd, dupFd } from '../linux/fd.js';
+import { Draining } from './draining.js';
 import { ipcChannel } from './ipc-channel.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import { type NextProgram, nextProgram } from './next-program.js';
@@ -50,12 +52,14 @@ export interface ExecUpdateOptions {
 export class ExecUpdate {
   readonly #options: ExecUpdateOptions;
   readonly #sessions: OutgoingSessions;
+  readonly #draining: Draining;
   readonly #passes: EncodedPass[] = [];
   #state: 'preserving' | 'freezing' | 'frozen' | 'ended' = 'preserving';
 
   constructor(options: ExecUpdateOptions) {
     this.#options = options;
     this.#sessions = new OutgoingSessions(options);
+    this.#draining = new Draining(options.kept);
   }
 
   get isFrozen(): boolean {
@@ -72,6 +76,7 @@ export class ExecUpdate {
     requireReplaceable();
     const program = await nextProgram(this.#options.command);
     await this.#inTime(this.#preserve(), 'preserve');
+    await this.#draining.rest();
     this.#state = 'freezing';
     const image = await this.#inTime(this.#freeze(), 'freeze');
     if (image === undefined)
@@ -84,6 +89,7 @@ export class ExecUpdate {
   /** Takes everything back: the program serves on as if no update had been tried. */
   async rollback(): Promise<void> {
     this.#state = 'ended';
+    this.#draining.wake();
     for (const { fds } of this.#passes.splice(0)) for (const fd of fds) closeFd(fd);
     await this.#sessions.rollback();
   }

@@ -6,8 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ByteClients } from './byte-clients.js';
+import { type About, HttpClients, HttpConnection } from './http-clients.js';
 import { InPlaceProgram, type InPlaceReport } from './in-place-program.js';
-import { isAlive, programPath, run } from './luod-process.js';
+import { freePort, isAlive, programPath, run } from './luod-process.js';
 
 let program: InPlaceProgram | undefined;
 let clients: ByteClients | undefined;
@@ -313,6 +314,70 @@ describe('an update in place that fails before execve is rolled back', () => {
     expect(refused.error?.code).toBe('EMFILE');
     await clients.settle();
     await nothingLost(await program.report(), clients.size);
+  });
+});
+
+describe('the connections of an HTTP server', () => {
+  const HTTP = [process.execPath, programPath('http-service.mjs')];
+
+  async function start(): Promise<number> {
+    const port = await freePort();
+    program = await InPlaceProgram.start({ command: HTTP, env: { PORT: String(port), HOLD: scratch() } });
+    return port;
+  }
+
+  async function update(generation: number): Promise<void> {
+    program?.child.kill('SIGHUP');
+    await program?.says(new RegExp(`generation ${generation} serves`));
+  }
+
+  it('cross between two requests: those under way are answered first, and no client notices', {
+    timeout: 60_000,
+  }, async () => {
+    const port = await start();
+    const slow = (n: number) => (n % 3 === 0 ? '/slow/40/WORD' : '/hello/WORD');
+    const web = await HttpClients.open(port, 40, slow);
+    for (let generation = 2; generation <= 5; generation++) await update(generation);
+    await web.settle();
+    web.close();
+    expect([web.failures, web.closed]).toEqual([[], 0]);
+  });
+
+  it('wait for a long answer, while the program serves the others', async () => {
+    const port = await start();
+    const long = await HttpConnection.open(port);
+    const other = await HttpConnection.open(port);
+    long.get('/hold/long');
+    other.get('/hello/read');
+    await other.json();
+    program?.child.kill('SIGHUP');
+    for (let i = 0; i < 20; i++) {
+      other.get('/hello/one');
+      expect(await other.json<About>()).toMatchObject({ generation: 1 });
+    }
+    writeFileSync(join(folder as string, 'long'), '');
+    expect(await long.json<About>()).toMatchObject({ generation: 1, word: 'long' });
+    await program?.says(/generation 2 serves/);
+    for (const connection of [long, other]) {
+      connection.get('/hello/next');
+      expect(await connection.json<About>()).toMatchObject({ generation: 2 });
+      connection.close();
+    }
+  });
+
+  it('are cut off only when they do not come to an end, and that is said', { timeout: 60_000 }, async () => {
+    const port = await start();
+    const endless = await HttpConnection.open(port);
+    const idle = await HttpConnection.open(port);
+    endless.get('/hold/for-ever');
+    idle.get('/hello/read');
+    await idle.json();
+    await update(2);
+    expect(program?.output).toMatch(/1 connections cannot cross the update and are cut off/);
+    await expect(endless.response()).rejects.toThrow('the connection was closed');
+    idle.get('/hello/next');
+    expect(await idle.json<About>()).toMatchObject({ generation: 2 });
+    idle.close();
   });
 });
 

@@ -102,3 +102,4 @@ await lu.listen(
   HTTP_PATH === undefined ? { port: Number(PORT), host: '127.0.0.1' } : { path: HTTP_PATH },
 );
 await lu.ready();
+process.stdout.write(`generation ${lu.generation} serves\n`);
