@@ -368,16 +368,14 @@ describe('the connections of an HTTP server', () => {
   it('are cut off only when they do not come to an end, and that is said', { timeout: 60_000 }, async () => {
     const port = await start();
     const endless = await HttpConnection.open(port);
-    const idle = await HttpConnection.open(port);
     endless.get('/hold/for-ever');
-    idle.get('/hello/read');
-    await idle.json();
+    const web = await HttpClients.open(port, 5);
     await update(2);
     expect(program?.output).toMatch(/1 connections cannot cross the update and are cut off/);
     await expect(endless.response()).rejects.toThrow('the connection was closed');
-    idle.get('/hello/next');
-    expect(await idle.json<About>()).toMatchObject({ generation: 2 });
-    idle.close();
+    await web.settle();
+    web.close();
+    expect([web.failures, web.closed]).toEqual([[], 0]);
   });
 });
 
