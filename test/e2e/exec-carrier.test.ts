@@ -387,6 +387,24 @@ describe('an update in place', () => {
     await program.says(/generation 2 serves/);
   });
 
+  it('is not taken over by a variable that is left over: the program begins afresh, and says so', async () => {
+    program = await InPlaceProgram.start({ env: { LIVEUPDATE_EXEC: `9:${'a'.repeat(64)}` } });
+    await program.says(/LiveUpdateError: EINVAL: inherit: LIVEUPDATE_EXEC .* is not for this process/);
+    expect(await program.report()).toMatchObject({ generation: 1, origin: 'fresh', leftOver: [] });
+    expect(await program.update()).toMatchObject({ generation: 2, origin: 'update' });
+  });
+
+  it('is not taken over by a child of a command that does not become the program', async () => {
+    program = await InPlaceProgram.start();
+    const command = ['sh', '-c', `${process.execPath} ${SCRIPT}; exit 3`];
+    const exited = once(program.child, 'exit');
+    await program.update({ command }).catch(() => undefined);
+    await program.says(
+      /left to process \d+; the command of an update must become the program itself, by exec/,
+    );
+    expect(await exited).toEqual([3, null]);
+  });
+
   it('by a version that throws ends the process: whoever supervises it starts it afresh', async () => {
     const path = join(scratch(), 'throws.mjs');
     writeFileSync(path, `throw new Error('this version does not work');\n`);
