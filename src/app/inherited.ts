@@ -8,12 +8,19 @@
 import type { InheritedPass } from '../handover/inheritance.js';
 import { type IncomingOptions, Passed } from './successor.js';
 
+export interface InheritedOptions extends IncomingOptions {
+  /** Everything is retrieved, and nothing is finished yet. */
+  readonly committed: () => Promise<void>;
+}
+
 export class Inherited extends Passed {
+  readonly #committed: () => Promise<void>;
   readonly #frozen: InheritedPass;
 
   /** @param passes The pass of the freeze is the last. @throws {LiveUpdateError} EINVAL for what cannot be adopted. */
-  constructor(options: IncomingOptions, passes: readonly InheritedPass[]) {
+  constructor(options: InheritedOptions, passes: readonly InheritedPass[]) {
     super(options);
+    this.#committed = options.committed;
     for (const { handover, fds } of passes.slice(0, -1)) this.adopt(handover, fds);
     this.#frozen = passes.at(-1) as InheritedPass;
   }
@@ -22,6 +29,7 @@ export class Inherited extends Passed {
     const { handover, fds } = this.#frozen;
     this.records.add(handover.records, fds);
     const sessions = await this.retrieve(handover.image, dropped);
+    await this.#committed();
     const unfinished = await this.finishSessions(sessions);
     if (unfinished.length > 0) {
       process.emitWarning(`not finished after the update: ${unfinished.join('; ')}`, 'LiveUpdateWarning');

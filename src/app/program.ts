@@ -12,16 +12,20 @@
  */
 import { EventEmitter } from 'node:events';
 import { type ListenOptions, Server, Socket } from 'node:net';
+import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
 import { Connection, connectionHandler } from '../handlers/connection.js';
 import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
+import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
+import type { TicketKeys } from '../handlers/ticket-keys.js';
+import { registerTlsListeners } from '../handlers/tls-listener.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
@@ -112,6 +116,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
   #lastWord: ImageToLuod | undefined;
+  readonly #tickets: TicketKeys;
+  readonly #counters = new Counters(this.#handover);
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
@@ -119,6 +125,9 @@ export class Program extends EventEmitter<ProgramEvents> {
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
+    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, (handler) =>
+      this.registerHandler(handler),
+    );
     for (const handler of [
       memoryHandler,
       stateHandler,
@@ -129,6 +138,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     ]) {
       this.registerHandler(handler(this.#handover) as CarriedFileHandler);
     }
+    // Whatever of a program crosses, its counters do.
+    for (const handler of this.#handlers.values()) this.orchestrator.registerFlb(handler, this.#counters.flb);
   }
 
   /** @internal `liveupdate()` is the public door. */
@@ -157,7 +168,11 @@ export class Program extends EventEmitter<ProgramEvents> {
   #inherit(inheritance: Inheritance): void {
     this.#origin = 'update';
     this.#generation = inheritance.generation;
-    this.#incoming = new Inherited(this.#incomingOptions, inheritance.open());
+    this.#counters.wait();
+    this.#incoming = new Inherited(
+      { ...this.#incomingOptions, committed: () => this.#takeCounters() },
+      inheritance.open(),
+    );
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -176,6 +191,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (directFd === undefined || commitFd === undefined)
         throw new LiveUpdateError('EPROTO', 'a welcome without descriptors');
       this.#handover.incoming = new IncomingRecords({ exclusive: false });
+      this.#counters.wait();
       this.#incoming = new Successor({
         ...options,
         directFd,
@@ -183,6 +199,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error) => link.report('retrieve', error),
         late: this.#late,
+        committed: () => this.#takeCounters(),
       });
     }
     link.listen({
@@ -291,7 +308,18 @@ export class Program extends EventEmitter<ProgramEvents> {
       },
     );
     if (listener.server === undefined) listener.bind(server);
+    if (server instanceof TlsServer) this.#tickets.add(server);
     return listener.address;
+  }
+
+  /**
+   * A number that only rises, for metrics: every image of the program adds to the same, also one that lingers. Before `ready()` it counts
+   * this image's own additions, which are not lost. A crash begins anew.
+   *
+   * @throws {LiveUpdateError} EINVAL for a name that is not 1 to 55 bytes without NUL; ENOSPC for more than 1,023 counters; EMFILE, ENOMEM.
+   */
+  counter(name: string): Counter {
+    return this.#counters.counter(name);
   }
 
   /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
@@ -352,6 +380,18 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
+  /** At the cut: the additions of this image join those of the ones before. */
+  async #takeCounters(): Promise<void> {
+    const { flb } = this.#counters;
+    try {
+      this.#counters.take(await this.orchestrator.getIncoming(flb));
+      await this.orchestrator.putIncoming(flb);
+    } catch (error) {
+      // The old image is of a version that had no counters; or, beyond the commit, it is too late to refuse.
+      if (!isMissingFlb(error)) process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
+    }
+  }
+
   #say(word: ImageToLuod): void {
     this.#lastWord = word;
     this.#link?.send(word);
@@ -401,6 +441,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
+      this.#counters.open();
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
@@ -605,6 +646,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     predecessor.sever(lingers);
     if (!lingers) this.#exit();
     this.#late.letGo();
+    this.#counters.sever();
     this.#lingering = new Lingering({
       listeners,
       direct: predecessor.takeDirect(() => this.#lingering?.directEnded()),
@@ -653,6 +695,10 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
+}
+
+function isMissingFlb(error: unknown): boolean {
+  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }
 
 /** A socket or server is kept as the file that its handler knows. */

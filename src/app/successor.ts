@@ -227,6 +227,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly failed: (error: LiveUpdateError) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** This image is in charge, and nothing is finished yet. */
+  readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
@@ -313,6 +315,7 @@ export class Successor extends Passed {
     const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
+    await this.#options.committed();
     const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);
     this.records.clear();

@@ -175,7 +175,7 @@ export class Connection<S = unknown> implements SocketOwner {
 
   /**
    * After the commit: lets bytes flow. `server` (if it came through one) will have it as its own connection, and `receiver` gives
-   * it to the program. What the old image still had to write goes first, so that nothing the new one writes can pass it.
+   * it to the program (by default it is emitted on `server`). What the old image still had to write goes first, so that nothing the new one writes can pass it.
    * `onFlow` is called when the program gets the connection.
    */
   arm(server?: Server, receiver?: Receiver, onFlow?: () => void): void {
@@ -232,7 +232,8 @@ export class Connection<S = unknown> implements SocketOwner {
       owned._server = server;
       (server as unknown as { _connections: number })._connections++;
     }
-    this.#receiver?.receive(this);
+    if (this.#receiver !== undefined) this.#receiver.receive(this);
+    else server?.emit('connection', socket);
     this.saved = undefined;
     socket.read(0);
   }

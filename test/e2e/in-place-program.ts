@@ -16,6 +16,8 @@ export interface InPlaceReport {
   isManaged: boolean;
   service: string;
   total: { bytes: number; connections: number; generations: number[]; events: string[] };
+  /** Bytes by a counter, which is an FLB. */
+  counted: number;
   damaged: number;
   live: number;
   bytes: number;

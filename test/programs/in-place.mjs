@@ -19,6 +19,7 @@ const inherited = Object.keys(process.env).filter((name) => name.startsWith('LIV
 const lu = await liveupdate();
 const total = await lu.state('total', () => ({ bytes: 0, connections: 0, generations: [], events: [] }));
 const words = new Uint32Array(await lu.memory('cache', 65536));
+const counter = lu.counter('bytes');
 const live = new Set();
 
 const server = net.createServer((socket) => {
@@ -28,6 +29,7 @@ const server = net.createServer((socket) => {
   socket.on('data', (chunk) => {
     conn.state.bytes += chunk.length;
     total.bytes += chunk.length;
+    counter.add(chunk.length);
     socket.write(chunk);
   });
   socket.on('error', () => socket.destroy());
@@ -89,6 +91,7 @@ function report() {
     isManaged: lu.isManaged,
     service: lu.service,
     total,
+    counted: counter.value,
     damaged,
     live: live.size,
     bytes: states.reduce((sum, { bytes }) => sum + bytes, 0),
