@@ -30,7 +30,7 @@ function scratch(): string {
 
 /** What the descriptors above 2 are, by `ls -l`. */
 function kinds(listing: string): string[] {
-  return [...listing.matchAll(/ (\d+) -> ([^:\s]+(?::liveupdate-image|:cache)?)/g)]
+  return [...listing.matchAll(/ (\d+) -> (\/memfd:[\w-]+|[^:\s]+)/g)]
     .filter(([, fd]) => Number(fd) > 2)
     .map(([, , file]) => file as string)
     .map((file) => (file.startsWith('/proc/') ? '/proc' : file))
@@ -144,9 +144,15 @@ describe('a program without luod', () => {
     const closed = once(program.child, 'close');
     await program.update({ command: list }).catch(() => undefined);
     await closed;
-    // Two listeners, three connections and the one that asks; the memory; the image. The rest is as in any other program.
+    // Two listeners, three connections and the one that asks; memory, counters, image. The rest is as in any other program.
     expect(kinds(program.output.replace(/^generation.*$/m, ''))).toEqual(
-      [...kinds(plain.stdout), ...Array(6).fill('socket'), '/memfd:cache', '/memfd:liveupdate-image'].sort(),
+      [
+        ...kinds(plain.stdout),
+        ...Array(6).fill('socket'),
+        '/memfd:cache',
+        '/memfd:liveupdate-counters',
+        '/memfd:liveupdate-image',
+      ].sort(),
     );
   });
 
@@ -363,6 +369,22 @@ describe('the connections of an HTTP server', () => {
       expect(await connection.json<About>()).toMatchObject({ generation: 2 });
       connection.close();
     }
+  });
+
+  it('are read again when the update is called off', async () => {
+    const port = await freePort();
+    const env = { PORT: String(port), HOLD: scratch(), FAULT: 'freeze-throws' };
+    program = await InPlaceProgram.start({ command: HTTP, env });
+    const web = await HttpClients.open(port, 10, (n) => (n % 3 === 0 ? '/slow/40/WORD' : '/hello/WORD'));
+    const idle = await HttpConnection.open(port);
+    program.child.kill('SIGHUP');
+    await program.says(/EBUSY: .*not now/);
+    idle.get('/hello/after');
+    expect(await idle.json<About>()).toMatchObject({ generation: 1, word: 'after' });
+    idle.close();
+    await web.settle();
+    web.close();
+    expect([web.failures, web.closed]).toEqual([[], 0]);
   });
 
   it('are cut off only when they do not come to an end, and that is said', { timeout: 60_000 }, async () => {
