@@ -24,7 +24,8 @@ function takeInheritance(): Inheritance | undefined {
  * call returns the same object. From here on SIGHUP starts an update.
  *
  * @throws {LiveUpdateError} ENOENT, ECONNREFUSED when the environment names a luod that does not listen; EPERM when it
- *   refuses this process; EINVAL when the handover is damaged or of an unknown version.
+ *   does not expect this process; EPROTONOSUPPORT when it speaks another protocol; the errno of whatever else it refuses for;
+ *   EINVAL when the handover is damaged or of an unknown version.
  */
 export function liveupdate(options: LiveUpdateOptions = {}): Promise<Program> {
   program ??= Program.start(options, inheritance);

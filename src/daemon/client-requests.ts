@@ -256,7 +256,7 @@ export class ClientRequests {
     }
     const versions = Array.isArray(hello.protocol) ? hello.protocol : [hello.protocol];
     if (!versions.includes(PROTOCOL_VERSION)) {
-      const text = `this luod speaks protocol ${PROTOCOL_VERSION}`;
+      const text = `you speak protocol ${versions.join(', ')}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}`;
       throw new LiveUpdateError('EPROTONOSUPPORT', text, { operation: 'hello' });
     }
     const { version, limits } = this.#luod;
@@ -271,8 +271,12 @@ export class ClientRequests {
       const message = 'no image with this secret is expected';
       wire.send({ type: 'refused', error: { code: 'EPERM', message } });
     } else if (hello.protocol !== PROTOCOL_VERSION) {
-      const message = `it speaks protocol ${hello.protocol}, this luod ${PROTOCOL_VERSION}`;
-      wire.send({ type: 'refused', error: { code: 'EPROTONOSUPPORT', message } });
+      const { service, image } = expected;
+      const spoken = [hello.protocol].flat().join(', ');
+      const message = `pid ${hello.pid} speaks protocol ${spoken}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}: run both from the same version of liveupdate, luod first (luoctl self-update)`;
+      const error = { code: 'EPROTONOSUPPORT', message };
+      wire.send({ type: 'refused', error });
+      service.refuse(image, error);
     } else {
       const { service, image } = expected;
       client.image = image;
