@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -440,6 +440,5 @@ describe('an update in place', () => {
     expect(await exited).toEqual([1, null]);
     await ended;
     expect(isAlive(pid)).toBe(false);
-    expect(readdirSync(scratch())).toEqual([]);
   });
 });
