@@ -14,8 +14,8 @@
  * to take up again: the loop just goes on, and the sockets have kept what came.
  *
  * Unhappy paths: whatever fails before the freeze is told to luod and leaves the program untouched. A failing freeze
- * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides, but
- * only after the successor can no longer set it: when the direct wire has ended.
+ * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides: when it is
+ * set, which the successor says over the direct wire, or when the successor can no longer set it, since that wire has ended.
  */
 
 import { LiveUpdateError } from '../core/errors.js';
@@ -91,7 +91,9 @@ export class Predecessor {
     this.#options = options;
     this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
-      message: () => {
+      message: (message) => {
+        // That it was committed is looked up in the word itself.
+        if (message.type !== 'ack') return;
         this.#unanswered--;
         this.#answered?.();
       },
@@ -305,7 +307,8 @@ export class Predecessor {
         waitReadable(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd], -1);
         link.receiveNow();
         if (!this.#directEnded) this.#direct.receiveNow();
-      } else if (!this.#directEnded) {
+      } else if (!this.#directEnded && !isCommitted(commitFd)) {
+        // The successor says when it has committed, or ends.
         waitReadable([this.#direct.fd], -1);
         this.#direct.receiveNow();
       } else {

@@ -346,6 +346,7 @@ export class Successor extends Passed {
     const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
+    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     await this.#options.committed();
     const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);

@@ -157,11 +157,16 @@ export class ClientRequests {
           this.#answer(client, id, this.#stopService(request.service, request.retry));
           break;
         case 'update':
-          this.#answer(client, id, this.#luod.services.get(request.service).update(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).update(asked(client, request)));
           break;
         case 'rollback':
-          this.#answer(client, id, this.#luod.services.get(request.service).rollback(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).rollback(asked(client, request)));
           break;
+        case 'history': {
+          const { name: service, history } = this.#luod.services.get(request.service);
+          wire.send({ type: 'reply', id, ok: true, service, history });
+          break;
+        }
       }
     } catch (error) {
       wire.send(refusal(id, error, message.type === 'agent' ? message.cmd : undefined));
@@ -237,8 +242,8 @@ export class ClientRequests {
     const { service: name, command, cwd, retry } = request;
     const running = this.#luod.services.find(name);
     if (retry === true && running !== undefined) return running;
-    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false } = request;
-    return this.#luod.services.run({ name, command, cwd, restart, maxRestarts, fresh });
+    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false, health } = request;
+    return this.#luod.services.run({ name, command, cwd, restart, maxRestarts, fresh, health });
   }
 
   async #stopService(name: string | undefined, retry: boolean | undefined): Promise<object> {
@@ -296,7 +301,14 @@ export class ClientRequests {
       const what = busy === undefined ? 'a kexec' : `an update of '${busy.name}'`;
       throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });
     }
-    return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    // A check that ran would be a child of the next luod, of which that one knows nothing.
+    await Promise.all(Array.from(services, (service) => service.rest()));
+    try {
+      return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    } catch (error) {
+      for (const service of services) service.watchOn();
+      throw error;
+    }
   }
 
   /** Sends a session's descriptor, which is the client's alone. */
@@ -338,6 +350,11 @@ export class ClientRequests {
       this.#isLeaving = false;
     }
   }
+}
+
+/** Who asks is told by the socket, not by the request. */
+function asked<T extends object>({ peer: { uid, pid } }: Client, request: T): T & { by: string } {
+  return { ...request, by: `uid ${uid}, pid ${pid}` };
 }
 
 function refusal(id: unknown, error: unknown, cmd?: unknown): WireMessage {

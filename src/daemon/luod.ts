@@ -291,7 +291,7 @@ export class Luod {
    */
   run(options: RunOptions): Service {
     const restored = this.#restored.delete(options.name) ? this.#services.find(options.name) : undefined;
-    restored?.runNext(options.command);
+    restored?.runNext(options.command, options.health);
     return restored ?? this.#services.run(options);
   }
 
