@@ -39,13 +39,14 @@ import {
   type SuccessorToOld,
   toWire,
 } from '../handover/protocol.js';
-import { OutgoingRecords, type Pass } from '../handover/records.js';
+import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
+import { OutgoingSessions, preserveOrder, requireOpen } from './outgoing-sessions.js';
 import { rehearseFreeze } from './rehearsal.js';
 
 /** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
@@ -79,21 +80,13 @@ export interface PredecessorOptions {
   readonly announceFreeze: () => Promise<void>;
 }
 
-interface OpenSession {
-  readonly kept: Kept;
-  readonly session: Session;
-}
-
 export class Predecessor {
   readonly #options: PredecessorOptions;
   readonly #direct: Wire;
-  readonly #sessions: OpenSession[] = [];
+  readonly #sessions: OutgoingSessions;
   #state: State = 'preserving';
   #directEnded = false;
   readonly #directEnd = withResolvers<void>();
-  #rebooting: Promise<void> | undefined;
-  /** What a successful reboot left, which keeps the orchestrator locked. */
-  #image: Image | undefined;
   #unanswered = 0;
   #answered: (() => void) | undefined;
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
@@ -104,7 +97,7 @@ export class Predecessor {
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
-    options.handover.outgoing = new OutgoingRecords();
+    this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
       message: (message, fds) => {
         const { type, session } = message as unknown as SuccessorToOld & { session: string };
@@ -156,17 +149,12 @@ export class Predecessor {
   async preserve(): Promise<{ bytes: number; left: Left[]; rolls: boolean }> {
     let bytes = 0;
     const acrossKernel = this.#options.carrier === 'kernel';
-    for (const kept of order(this.#options.kept)) {
-      if (kept instanceof KeptListener && !kept.file.isOpen) {
-        if (acrossKernel) continue;
-        const text = `the program closed this listener, and ${kept.connections.size} of its connections live on; they cannot cross without it: try again when they have ended`;
-        throw new LiveUpdateError('EBUSY', text, { operation: 'preserve', session: kept.session });
-      }
-      const session = await this.#options.orchestrator.createSession(kept.session);
-      this.#sessions.push({ kept, session });
-      await session.preserve(kept.file, FILE_TOKEN);
+    for (const kept of preserveOrder(this.#options.kept)) {
+      if (acrossKernel && kept instanceof KeptListener && !kept.file.isOpen) continue;
+      requireOpen(kept);
+      const session = await this.#sessions.open(kept);
       const sent = await this.#pass(session, FILE_TOKEN);
-      if (sent === undefined) await this.#leaveBehind(session);
+      if (sent === undefined) await this.#sessions.close(session);
       else bytes += sent;
       if (!(kept instanceof KeptListener) || acrossKernel) continue;
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
@@ -189,7 +177,7 @@ export class Predecessor {
   /** The sets whose connections move ahead of the cut. */
   #rolling(): { session: string; set: ConnectionSet }[] {
     if (this.#options.carrier === 'kernel') return [];
-    return this.#sessions.flatMap(({ kept }) =>
+    return [...this.#sessions].flatMap(({ kept }) =>
       kept instanceof KeptListener && kept.cut === 'rolling'
         ? [{ session: kept.session, set: kept.connections }]
         : [],
@@ -257,15 +245,6 @@ export class Predecessor {
       });
     }
     return left;
-  }
-
-  /** Takes a session out again that the carrier cannot take along. */
-  async #leaveBehind(session: Session): Promise<void> {
-    this.#sessions.splice(
-      this.#sessions.findIndex((open) => open.session === session),
-      1,
-    );
-    await session.close();
   }
 
   #sets(): { session: Session; set: ConnectionSet }[] {
@@ -350,8 +329,7 @@ export class Predecessor {
     await this.#options.announceFreeze();
     await this.#catchUp();
     this.#check();
-    await this.#reboot();
-    const image = this.#image;
+    const image = await this.#sessions.reboot();
     this.#check();
     if (image === undefined)
       throw new LiveUpdateError('EOPNOTSUPP', 'live update is switched off in this program');
@@ -379,22 +357,6 @@ export class Predecessor {
     }
     link.send({ type: 'frozen', left: this.#leftNow() });
     return this.#halt();
-  }
-
-  async #reboot(): Promise<void> {
-    const rebooting = this.#options.orchestrator.reboot();
-    if (!(rebooting instanceof Promise)) {
-      this.#image = rebooting as Image | undefined;
-      return;
-    }
-    this.#rebooting = rebooting.then((image) => {
-      this.#image = image;
-    });
-    try {
-      await this.#rebooting;
-    } finally {
-      this.#rebooting = undefined;
-    }
   }
 
   #halt(): Verdict {
@@ -464,33 +426,7 @@ export class Predecessor {
     const lost = rolling.reduce((count, { set }) => count + set.loseMoved(), 0);
     this.#direct.close();
     closeFd(this.#options.commitFd);
-    const rebooting = this.#rebooting;
-    if (rebooting === undefined) {
-      await this.#takeBack();
-      return lost;
-    }
-    // A freeze of the program's own that hangs must not hang the program: it serves on, and is tidied up if the freeze
-    // ever ends. Its failure was told by freeze().
-    void rebooting.then(
-      () => this.#takeBack(),
-      () => this.#takeBack(),
-    );
+    await this.#sessions.rollback();
     return lost;
   }
-
-  async #takeBack(): Promise<void> {
-    const { orchestrator, handover } = this.#options;
-    if (this.#image !== undefined) await orchestrator.cancelReboot();
-    this.#image = undefined;
-    for (const { session } of this.#sessions.splice(0).reverse()) await session.close();
-    handover.outgoing = new OutgoingRecords();
-  }
-}
-
-/**
- * Sessions freeze in the order of their creation. Things whose handlers may be asynchronous come first, so that the
- * built-in ones freeze in one go right before the halt, with no turn of the loop in between.
- */
-function order(kept: readonly Kept[]): Kept[] {
-  return [...kept].sort((a, b) => Number(a.kind !== 'keep') - Number(b.kind !== 'keep'));
 }

@@ -2,12 +2,13 @@
  * The life of one image of a program: what it keeps, where that came from, and how it goes on to the next image. There is
  * one `Program` in a process; it owns the orchestrator and every event of an update meets here.
  *
- *   born         fresh: nothing came · successor: from a live image · restored: from what luod held for a dead one
+ *   born         fresh: nothing came · successor: from a live image · inherited: from the image before in this process ·
+ *                restored: from what luod held for a dead one
  *   claiming     state(), memory(), listen(), keep() give what came, or make it
  *   serving      after ready()
- *   updating     luod began an update: a `Predecessor` is at work
+ *   updating     luod began an update: a `Predecessor` is at work · without luod: an `ExecUpdate` is
  *
- * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
+ * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
 import { type ListenOptions, Server, Socket } from 'node:net';
@@ -26,6 +27,7 @@ import { State, unversionedStateHandler, versionedStateHandler } from '../handle
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
+import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -38,6 +40,8 @@ import {
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
+import { ExecUpdate } from './exec-update.js';
+import { Inherited } from './inherited.js';
 import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
@@ -69,7 +73,8 @@ export interface ProgramEvents {
   linger: [connections: number];
   /**
    * The next image has taken over, and nothing is left to do here; this process exits when the listeners return. What they
-   * write to memory or to connections reaches nobody.
+   * write to memory or to connections reaches nobody. In place: it is about to take over; a listener that throws calls the
+   * update off.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -124,7 +129,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
   #link: LuodLink | undefined;
-  #incoming: Successor | Restored | undefined;
+  #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
@@ -164,14 +169,36 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /** @internal `liveupdate()` is the public door. */
-  static async start(options: LiveUpdateOptions): Promise<Program> {
+  static async start(options: LiveUpdateOptions, inheritance: Inheritance | undefined): Promise<Program> {
     const program = new Program();
     const socket = options.socket ?? process.env[ENV_SOCKET];
     const image = process.env[ENV_IMAGE];
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
-    if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    if (inheritance !== undefined) program.#inherit(inheritance);
+    else if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    process.on('SIGHUP', () =>
+      program.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
+    );
     return program;
+  }
+
+  get #incomingOptions(): IncomingOptions {
+    return {
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      handler: (compatible) => this.#handlers.get(compatible),
+    };
+  }
+
+  #inherit(inheritance: Inheritance): void {
+    this.#origin = 'update';
+    this.#generation = inheritance.generation;
+    this.#counters.wait();
+    this.#incoming = new Inherited(
+      { ...this.#incomingOptions, committed: () => this.#takeCounters() },
+      inheritance.open(),
+    );
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -180,11 +207,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const { message, fds } = welcome;
     this.#service = message.service;
     this.#generation = message.generation;
-    const options: IncomingOptions = {
-      orchestrator: this.orchestrator,
-      handover: this.#handover,
-      handler: (compatible) => this.#handlers.get(compatible),
-    };
+    const options = this.#incomingOptions;
     if (message.role === 'restarted') {
       this.#origin = message.from;
       this.#incoming = new Restored(options, fds);
@@ -212,9 +235,6 @@ export class Program extends EventEmitter<ProgramEvents> {
     });
     if (this.#incoming instanceof Successor) await this.#incoming.precopied;
     if (this.#origin !== 'update') link.unref();
-    process.on('SIGHUP', () =>
-      this.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
-    );
   }
 
   /**
@@ -235,7 +255,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#service;
   }
 
-  /** Whether an update can replace this program: it runs under luod. */
+  /** Whether luod runs this program: then it is luod that replaces it, else the program itself, in place. */
   get isManaged(): boolean {
     return this.#link !== undefined;
   }
@@ -366,7 +386,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     return fromFile(file) as T;
   }
 
-  get #claiming(): Successor | Restored | undefined {
+  get #claiming(): Successor | Restored | Inherited | undefined {
     return this.#isReady ? undefined : this.#incoming;
   }
 
@@ -568,18 +588,18 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /**
-   * Asks luod to replace this program by the same command, or by `command`. Never resolves when it succeeds: this
-   * process exits.
-   * @throws {LiveUpdateError} EOPNOTSUPP without luod; EBUSY while an update runs; the reason of a rollback.
+   * Replaces this program by the same command, or by `command`. Under luod by another process, and this one exits; without
+   * luod in place, and this process becomes the next program. Never resolves when it succeeds.
+   * @throws {LiveUpdateError} EBUSY while an update runs, and before ready(); EOPNOTSUPP when luod is gone; the reason of a
+   *   rollback, in place also what ExecUpdate.run() says.
    */
   async update(command?: readonly string[]): Promise<never> {
     const link = this.#link;
-    if (link === undefined || !link.isOpen) {
-      throw new LiveUpdateError(
-        'EOPNOTSUPP',
-        'the program does not run under luod; start it with `luod run`',
-        { operation: 'update' },
-      );
+    if (link === undefined) return this.#replaceInPlace(command);
+    if (!link.isOpen) {
+      throw new LiveUpdateError('EOPNOTSUPP', 'luod, which runs this program, is gone', {
+        operation: 'update',
+      });
     }
     if (this.#waiting !== undefined)
       throw new LiveUpdateError('EBUSY', 'an update is under way', { operation: 'update' });
@@ -587,6 +607,42 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#waiting = { command, reject };
       this.#askForUpdate();
     });
+  }
+
+  async #replaceInPlace(command: readonly string[] | undefined): Promise<never> {
+    const busy = this.#isReady ? 'an update is under way' : 'the program did not call ready() yet';
+    if (!this.#isReady || this.#updateOver !== undefined)
+      throw new LiveUpdateError('EBUSY', busy, { operation: 'update' });
+    this.#updateOver = withResolvers();
+    const update = new ExecUpdate({
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      kept: [...this.#kept.values()],
+      command,
+      generation: this.#generation + 1,
+      announceFreeze: () => this.#announceFreeze(),
+      announceFinish: () => this.emit('finish'),
+    });
+    try {
+      return await update.run();
+    } catch (error) {
+      const reason = LiveUpdateError.from(error, { operation: 'update' });
+      const wasFrozen = update.isFrozen;
+      await update.rollback();
+      this.#calledOff(reason, wasFrozen);
+      throw reason;
+    }
+  }
+
+  async #announceFreeze(): Promise<void> {
+    for (const listener of this.listeners('freeze')) await listener();
+  }
+
+  #calledOff(reason: ErrorReport, wasFrozen: boolean): void {
+    this.#updateOver?.resolve();
+    this.#updateOver = undefined;
+    if (wasFrozen) this.emit('unfreeze');
+    this.emit('rollback', { code: reason.code, message: reason.message });
   }
 
   #askForUpdate(): void {
@@ -671,9 +727,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       commitFd,
       handler: (file) => this.#handlerOf(file),
       inherited: () => this.#late.toHandOn(),
-      announceFreeze: async () => {
-        for (const listener of this.listeners('freeze')) await listener();
-      },
+      announceFreeze: () => this.#announceFreeze(),
     });
     this.#predecessor = predecessor;
     this.#updateOver = withResolvers();
@@ -744,10 +798,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const wasFrozen = predecessor.isFrozen;
     const lost = await predecessor.rollback();
     this.#predecessor = undefined;
-    this.#updateOver?.resolve();
-    this.#updateOver = undefined;
-    if (wasFrozen) this.emit('unfreeze');
-    this.emit('rollback', reason);
+    this.#calledOff(reason, wasFrozen);
     this.#link?.send({ type: 'unfrozen', lost });
   }
 

@@ -21,6 +21,7 @@ import { withResolvers } from '../core/resolvers.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
+import type { Handover as Passing } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
 import { readImageFile, writeImageFile } from '../handover/image-file.js';
 import {
@@ -47,7 +48,7 @@ export interface IncomingOptions {
 }
 
 /** What came in and what the program has claimed of it; the part that both ways of taking over share. */
-abstract class Incoming {
+export abstract class Incoming {
   protected readonly options: IncomingOptions;
   /** The file under token 0 of each session that came in. */
   protected readonly files = new Map<string, SerializedFile>();
@@ -168,9 +169,76 @@ export class Restored extends Incoming {
 /** How long an old image may take to read what it is given back. */
 const FLUSH_MS = 1000;
 
-interface CutSession {
+export interface CutSession {
   readonly name: string;
   readonly session: Session;
+}
+
+/** What came in passes, the last of which is the image of the freeze; the part that both images that gave it alive share. */
+export abstract class Passed extends Incoming {
+  /** The set of live connections in each listener's session. */
+  readonly #connections = new Map<string, SerializedFile>();
+
+  /** A pass before the freeze came: builds what it brings. */
+  protected adopt({ image, records }: Passing, fds: readonly number[]): void {
+    this.records.add(records, fds);
+    for (const { name, files } of image.sessions) {
+      for (const file of files) {
+        (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
+        // One that the program has yet to register builds its file at the claim.
+        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(name, file);
+      }
+    }
+  }
+
+  protected override *everything(): Iterable<[string, SerializedFile]> {
+    yield* super.everything();
+    yield* this.#connections;
+  }
+
+  connections(session: string): ConnectionSet | undefined {
+    const file = this.#connections.get(session);
+    return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
+  }
+
+  /** How many live connections came; `finish` gives the records up. */
+  protected countConnections(): number {
+    let connections = 0;
+    for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
+    return connections;
+  }
+
+  /** @throws {LiveUpdateError} EINVAL for a session that nobody wants; the errno of what could not be retrieved. */
+  protected async retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
+    const { orchestrator } = this.options;
+    await orchestrator.deserialize(image);
+    const sessions: CutSession[] = [];
+    for (const { name, files } of image.sessions) {
+      if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
+      const session = await orchestrator.retrieveSession(name);
+      sessions.push({ name, session });
+      if (!this.isClaimed(name)) continue;
+      for (const { token } of files) await session.retrieve(token);
+    }
+    return sessions;
+  }
+
+  /**
+   * Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
+   * @returns the sessions that refused, and why.
+   */
+  protected async finishSessions(sessions: readonly CutSession[]): Promise<string[]> {
+    const unfinished: string[] = [];
+    for (const { name, session } of sessions) {
+      try {
+        await session.finish();
+        await session.close();
+      } catch (error) {
+        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
+      }
+    }
+    return unfinished;
+  }
 }
 
 interface Cut {
@@ -198,10 +266,9 @@ export interface SuccessorOptions extends IncomingOptions {
 }
 
 /** Takes over from a live image. */
-export class Successor extends Incoming {
+export class Successor extends Passed {
   readonly #options: SuccessorOptions;
   readonly #direct: Wire;
-  readonly #connections = new Map<string, SerializedFile>();
   readonly #precopied = withResolvers<void>();
   readonly #frozen = withResolvers<Cut>();
   #cut = false;
@@ -244,7 +311,7 @@ export class Successor extends Incoming {
     try {
       switch (message.type) {
         case 'precopy':
-          this.#adopt(fds);
+          this.adopt(readHandover(fds), fds);
           this.#direct.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
           break;
         case 'precopied':
@@ -294,54 +361,21 @@ export class Successor extends Incoming {
     this.#direct.flushNow(FLUSH_MS);
   }
 
-  #adopt(fds: number[]): void {
-    const { image, records } = readHandover(fds);
-    this.records.add(records, fds);
-    for (const { name, files } of image.sessions) {
-      for (const file of files) {
-        (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
-        // One that the program has yet to register builds its file at the claim.
-        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(name, file);
-      }
-    }
-  }
-
-  protected override *everything(): Iterable<[string, SerializedFile]> {
-    yield* super.everything();
-    yield* this.#connections;
-  }
-
-  connections(session: string): ConnectionSet | undefined {
-    const file = this.#connections.get(session);
-    return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
-  }
-
   async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<CutReport> {
     await this.#precopied.promise;
     await rehearseTakeover();
     collectGarbage('all');
     this.#options.sendReady();
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
-    const sessions = await this.#retrieve(image, dropped);
+    const sessions = await this.retrieve(image, dropped);
     const retrievedAt = now();
     await this.#checkFinish(sessions);
-    // Counted here: finish gives the records up.
-    let connections = 0;
-    for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
+    const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
     this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     await this.#options.committed();
-    const unfinished: string[] = [];
-    for (const { name, session } of sessions) {
-      try {
-        await session.finish();
-        await session.close();
-      } catch (error) {
-        // Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
-        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
-      }
-    }
+    const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);
     this.records.clear();
     // The old image may linger, and so may older ones.
@@ -375,20 +409,6 @@ export class Successor extends Incoming {
     await nextTurn();
     await nextTurn();
     return firstAt ?? now();
-  }
-
-  async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
-    const { orchestrator } = this.options;
-    await orchestrator.deserialize(image);
-    const sessions: CutSession[] = [];
-    for (const { name, files } of image.sessions) {
-      if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
-      const session = await orchestrator.retrieveSession(name);
-      sessions.push({ name, session });
-      if (!this.isClaimed(name)) continue;
-      for (const { token } of files) await session.retrieve(token);
-    }
-    return sessions;
   }
 
   async #checkFinish(sessions: readonly CutSession[]): Promise<void> {

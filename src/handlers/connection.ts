@@ -336,6 +336,17 @@ export class Connection<S = unknown> implements SocketOwner {
     sever(this.socket);
   }
 
+  /** Until `wake`: no byte is read, what comes waits in the kernel. The program does not notice. */
+  rest(): void {
+    handleOfSocket(this.socket)?.readStop();
+  }
+
+  wake(): void {
+    const handle = handleOfSocket(this.socket);
+    // The program may have paused it meanwhile.
+    if (handle?.reading === true) handle.readStart();
+  }
+
   /**
    * After the commit, in an old image that lingers: this image's descriptor is closed, without a word to the peer or the program.
    * What the program still writes to the socket, or however it ends it, reaches nobody.
@@ -350,11 +361,16 @@ export class Connection<S = unknown> implements SocketOwner {
 interface ReadableHandle {
   reading: boolean;
   readStart(): number;
+  readStop(): number;
+}
+
+function handleOfSocket(socket: Socket): ReadableHandle | null {
+  return (socket as unknown as { _handle: ReadableHandle | null })._handle;
 }
 
 /** What Node's own read(0) comes down to for a socket that has buffered nothing; at the cut it is done ten thousand times. */
 function startReading(socket: Socket): void {
-  const { _handle: handle } = socket as unknown as { _handle: ReadableHandle | null };
+  const handle = handleOfSocket(socket);
   if (handle === null || handle.reading) return;
   handle.reading = true;
   const error = handle.readStart();

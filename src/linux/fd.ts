@@ -52,6 +52,11 @@ export function setNonBlocking(fd: number, on: boolean): void {
   fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
 }
 
+/** @throws {LiveUpdateError} EBADF. */
+export function isNonBlocking(fd: number): boolean {
+  return (fcntl(fd, F_GETFL, 0) & O_NONBLOCK) !== 0;
+}
+
 export function fcntl(fd: number, command: number, argument: number): number {
   const result = libc.fcntl(fd, command, argument);
   const error = errno();
