@@ -6,6 +6,7 @@ import type { Server, Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { SESSION_NAME_BYTES } from '../core/names.js';
 import type { Token } from '../core/types.js';
+import type { CarriedFileHandler } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
@@ -40,6 +41,9 @@ export interface KeptFile {
   readonly session: string;
   readonly kind: Kind;
   readonly file: unknown;
+  readonly handler: CarriedFileHandler;
+  /** Whether the handler is one of the program's own, which may be asynchronous. */
+  readonly isForeign: boolean;
 }
 
 /** A listener and its live connections. */

@@ -23,7 +23,6 @@ import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.j
 import type { Image, Token } from '../core/types.js';
 import { type Handover, handleOf } from '../handlers/carried.js';
 import { type ConnectionSet, passRecord } from '../handlers/connection-set.js';
-import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
 import { writeImageFile } from '../handover/image-file.js';
@@ -345,7 +344,7 @@ export class Predecessor {
     this.#state = 'ended';
     for (const { kept } of this.#sessions) {
       if (kept instanceof KeptListener) kept.connections.sever();
-      if (kept.file instanceof Memory) kept.file.sever();
+      else kept.handler.sever?.(kept.file);
     }
   }
 
@@ -383,5 +382,11 @@ export class Predecessor {
  * built-in ones freeze in one go right before the halt, with no turn of the loop in between.
  */
 function order(kept: readonly Kept[]): Kept[] {
-  return [...kept].sort((a, b) => Number(a.kind !== 'keep') - Number(b.kind !== 'keep'));
+  return [...kept].sort((a, b) => rank(a) - rank(b));
+}
+
+/** What a handler's freeze may still change (a state, a memory) comes behind all files of `keep()`. */
+function rank(kept: Kept): number {
+  if (!(kept instanceof KeptListener) && kept.isForeign) return 0;
+  return kept.kind === 'keep' ? 1 : 2;
 }

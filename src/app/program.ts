@@ -11,18 +11,18 @@
  */
 import { EventEmitter } from 'node:events';
 import { Server as HttpServer } from 'node:http';
-import { type ListenOptions, Server, Socket } from 'node:net';
+import type { ListenOptions, Server, Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
+import { builtInHandlers } from '../handlers/built-in.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
-import { Connection, connectionHandler } from '../handlers/connection.js';
-import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
-import { Listener, listenerHandler } from '../handlers/listener.js';
-import { memfdHandler } from '../handlers/memfd.js';
-import { Memory, memoryHandler } from '../handlers/memory.js';
-import { State, stateHandler } from '../handlers/state.js';
+import { Connection } from '../handlers/connection.js';
+import { ConnectionSet } from '../handlers/connection-set.js';
+import { Listener } from '../handlers/listener.js';
+import { Memory } from '../handlers/memory.js';
+import { State } from '../handlers/state.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -33,6 +33,7 @@ import {
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { handlerOf, toFile } from './kept-object.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
@@ -85,6 +86,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     outgoing: new OutgoingRecords(),
   };
   readonly #handlers = new Map<string, CarriedFileHandler>();
+  readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
   #link: LuodLink | undefined;
@@ -102,15 +104,9 @@ export class Program extends EventEmitter<ProgramEvents> {
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
-    for (const handler of [
-      memoryHandler,
-      stateHandler,
-      listenerHandler,
-      connectionHandler,
-      connectionSetHandler,
-      memfdHandler,
-    ]) {
-      this.registerHandler(handler(this.#handover) as CarriedFileHandler);
+    for (const handler of builtInHandlers(this.#handover)) {
+      this.registerHandler(handler);
+      this.#builtIn.add(handler);
     }
   }
 
@@ -288,8 +284,11 @@ export class Program extends EventEmitter<ProgramEvents> {
    * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST; ENOENT when no handler takes what `create` returned.
    */
   async keep<T>(name: string, create: () => T | Promise<T>): Promise<T> {
-    const file = await this.#keep('keep', name, async () => toFile(await create()), Object);
-    return fromFile(file) as T;
+    const handlers = this.#handlers;
+    const make = async () => toFile(await create(), handlers.values());
+    const file = await this.#keep<object>('keep', name, make, Object);
+    const { toObject } = handlerOf(file, handlers.values(), sessionName('keep', name));
+    return (toObject === undefined ? file : toObject(file)) as T;
   }
 
   get #claiming(): Successor | Restored | undefined {
@@ -301,7 +300,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     name: string,
     make: () => T | Promise<T>,
     type: { readonly prototype: T },
-    wrap: (file: T) => Kept = (file) => ({ session: sessionName(kind, name), kind, file }) as Kept,
+    wrap: (file: T) => Kept = (file) => this.#wrap(kind, name, file),
   ): Promise<T> {
     const session = sessionName(kind, name);
     if (this.#kept.has(session) || this.#making.has(session)) {
@@ -321,12 +320,19 @@ export class Program extends EventEmitter<ProgramEvents> {
       const file = (came as T | undefined) ?? (await make());
       const kept = wrap(file);
       this.#kept.set(session, kept);
+      if (this.#claiming === undefined) this.#start(kept, () => undefined);
       // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
       if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
     }
+  }
+
+  #wrap(kind: Kind, name: string, file: object): Kept {
+    const session = sessionName(kind, name);
+    const handler = handlerOf(file, this.#handlers.values(), session);
+    return { session, kind, file, handler, isForeign: !this.#builtIn.has(handler) };
   }
 
   #say(word: ImageToLuod): void {
@@ -391,8 +397,18 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const kept of this.#kept.values()) {
       if (kept instanceof KeptListener) {
         if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else if (kept.file instanceof Connection && kept.file.crossed) kept.file.arm(undefined, onFlow);
+      } else this.#start(kept, onFlow);
     }
+  }
+
+  /** From now on `kept` is this image's own. */
+  #start(kept: Kept, onFlow: () => void): void {
+    if (kept instanceof KeptListener) return;
+    const { handler, file, session } = kept;
+    handler.start?.(file, onFlow);
+    handler.onGone?.(file, () => {
+      if (this.#kept.get(session) === kept) this.#release(session, true);
+    });
   }
 
   #failed(error: LiveUpdateError): LiveUpdateError {
@@ -561,27 +577,4 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
-}
-
-/** A socket or server is kept as the file that its handler knows. */
-function toFile(value: unknown): object {
-  if (value instanceof Socket) return Connection.of(value);
-  if (value instanceof Server) return Listener.of(value);
-  if (typeof value !== 'object' || value === null) {
-    throw new LiveUpdateError('EINVAL', `keep() takes a live file, not ${typeof value}`, {
-      operation: 'keep',
-    });
-  }
-  return value;
-}
-
-function fromFile(file: object): unknown {
-  if (file instanceof Connection) return file.socket;
-  if (file instanceof Listener) {
-    if (file.server !== undefined) return file.server;
-    const server = new Server();
-    file.bind(server);
-    return server;
-  }
-  return file;
 }

@@ -128,7 +128,7 @@ export class Restored extends Incoming {
     return undefined;
   }
 
-  async finish(): Promise<undefined> {
+  async finish(_dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<undefined> {
     const { orchestrator } = this.options;
     await orchestrator.deserialize(this.#image);
     for (const { name, files } of this.#image.sessions) {
@@ -137,6 +137,7 @@ export class Restored extends Incoming {
       await session.finish();
       await session.close();
     }
+    arm(() => undefined);
   }
 }
 

@@ -262,6 +262,11 @@ function isResetting(socket: Socket): boolean {
   return (socket as unknown as { resetAndClosing?: boolean }).resetAndClosing === true;
 }
 
+function whenClosed(socket: Socket, callback: () => void): void {
+  if (socket.closed) setImmediate(callback);
+  else socket.once('close', callback);
+}
+
 /** The freeze's record of a single connection. */
 interface Saved {
   readonly state: unknown;
@@ -281,6 +286,13 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
   return {
     compatible: COMPATIBLE,
     adopt,
+    toFile: (value) => (value instanceof Socket ? Connection.of(value) : undefined),
+    toObject: ({ socket }) => socket,
+    start(connection, onFlow) {
+      if (connection.crossed) connection.arm(undefined, onFlow);
+    },
+    sever: (connection) => connection.sever(),
+    onGone: ({ socket }, callback) => whenClosed(socket, callback),
     ops: {
       canPreserve: (_handler, file) => file instanceof Connection,
       preserve(args: FileOpArgs<Connection>) {

@@ -112,6 +112,7 @@ export function memoryHandler(handover: Handover): CarriedFileHandler<Memory> {
     compatible: COMPATIBLE,
     adopt,
     custody: (memory) => ({ bytes: new Uint8Array(0), fds: [memory.fd] }),
+    sever: (memory) => memory.sever(),
     ops: {
       canPreserve: (_handler, file) => file instanceof Memory,
       preserve(args: FileOpArgs<Memory>) {

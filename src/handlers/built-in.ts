@@ -1,0 +1,20 @@
+/** The handlers that every program has, in the order in which they are asked. */
+import type { CarriedFileHandler, Handover } from './carried.js';
+import { connectionHandler } from './connection.js';
+import { connectionSetHandler } from './connection-set.js';
+import { listenerHandler } from './listener.js';
+import { memfdHandler } from './memfd.js';
+import { memoryHandler } from './memory.js';
+import { stateHandler } from './state.js';
+
+/** None of them freezes in more than one go, so that between their freezes the event loop does not turn. */
+export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
+  return [
+    memoryHandler,
+    stateHandler,
+    listenerHandler,
+    connectionHandler,
+    connectionSetHandler,
+    memfdHandler,
+  ].map((handler) => handler(handover) as CarriedFileHandler);
+}
