@@ -2,6 +2,7 @@
 import type { CarriedFileHandler, Handover } from './carried.js';
 import { connectionHandler } from './connection.js';
 import { connectionSetHandler } from './connection-set.js';
+import { datagramHandler } from './datagram.js';
 import { listenerHandler } from './listener.js';
 import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
@@ -16,5 +17,6 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     connectionHandler,
     connectionSetHandler,
     memfdHandler,
+    datagramHandler,
   ].map((handler) => handler(handover) as CarriedFileHandler);
 }
