@@ -6,6 +6,7 @@ import { datagramHandler } from './datagram.js';
 import { listenerHandler } from './listener.js';
 import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
+import { pipeHandler } from './pipe.js';
 import { stateHandler } from './state.js';
 
 /** None of them freezes in more than one go, so that between their freezes the event loop does not turn. */
@@ -14,6 +15,8 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     memoryHandler,
     stateHandler,
     listenerHandler,
+    // A socket may be a pipe, which is to be asked first.
+    pipeHandler,
     connectionHandler,
     connectionSetHandler,
     memfdHandler,

@@ -252,6 +252,7 @@ export class Datagrams {
   sever(): void {
     const { handle } = this.#state;
     this.#state.handle = null;
+    this.socket.emit = () => false;
     handle?.recvStop();
     // Cancels what libuv has not sent; the next image does it.
     handle?.close();

@@ -180,3 +180,15 @@ function toBytes(chunk: string | Uint8Array, encoding: BufferEncoding): Uint8Arr
 export function sever(socket: Socket): void {
   internals(socket)._handle = null;
 }
+
+/**
+ * As `sever`, for a process whose loop turns on: the handle reads no more and is closed, libuv's writes are cancelled, and the
+ * program hears nothing of it. The open file lives on in the other image.
+ */
+export function letGo(socket: Socket): void {
+  const handle = internals(socket)._handle as { readStop(): void; close(): void } | null;
+  sever(socket);
+  socket.emit = () => false;
+  handle?.readStop();
+  handle?.close();
+}
