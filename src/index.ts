@@ -6,5 +6,8 @@ export * from './core/index.js';
 export type { CarriedFileHandler, Handover } from './handlers/carried.js';
 export { handleOf, toSerializedData } from './handlers/carried.js';
 export type { Connection } from './handlers/connection.js';
+export { Counter, type CounterEvents } from './handlers/counter.js';
+export { Eventfd } from './handlers/eventfd.js';
 export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';
+export { Timerfd } from './handlers/timerfd.js';

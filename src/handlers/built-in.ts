@@ -3,11 +3,13 @@ import type { CarriedFileHandler, Handover } from './carried.js';
 import { connectionHandler } from './connection.js';
 import { connectionSetHandler } from './connection-set.js';
 import { datagramHandler } from './datagram.js';
+import { eventfdHandler } from './eventfd.js';
 import { listenerHandler } from './listener.js';
 import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
 import { pipeHandler } from './pipe.js';
 import { stateHandler } from './state.js';
+import { timerfdHandler } from './timerfd.js';
 
 /** None of them freezes in more than one go, so that between their freezes the event loop does not turn. */
 export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
@@ -17,6 +19,8 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     listenerHandler,
     // A socket may be a pipe, which is to be asked first.
     pipeHandler,
+    eventfdHandler,
+    timerfdHandler,
     connectionHandler,
     connectionSetHandler,
     memfdHandler,

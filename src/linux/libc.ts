@@ -93,6 +93,16 @@ export const libc = {
   execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
     'int execve(const char *path, void *argv, void *envp)',
   ),
+  eventfd: declare<(initial: number, flags: number) => number>(
+    'int eventfd(unsigned int initial, int flags)',
+  ),
+  timerfdCreate: declare<(clock: number, flags: number) => number>(
+    'int timerfd_create(int clock, int flags)',
+  ),
+  timerfdSettime: declare<(fd: Fd, flags: number, value: Bytes, old: Bytes) => number>(
+    'int timerfd_settime(int fd, int flags, void *value, void *old)',
+  ),
+  timerfdGettime: declare<(fd: Fd, value: Bytes) => number>('int timerfd_gettime(int fd, void *value)'),
   sync: declare<() => void>('void sync()'),
   reboot: declare<(command: number) => number>('int reboot(int command)'),
   /** syscall(2), in the shape of kcmp(2), which no libc wraps. */
