@@ -5,6 +5,7 @@ export type { LiveUpdateOptions, Origin, Program, ProgramEvents, ReadyOptions } 
 export * from './core/index.js';
 export type { CarriedFileHandler, Handover } from './handlers/carried.js';
 export { handleOf, toSerializedData } from './handlers/carried.js';
+export { type ChildEvents, type ChildOptions, type ChildStdio, KeptChild } from './handlers/child.js';
 export type { Connection } from './handlers/connection.js';
 export { Counter, type CounterEvents } from './handlers/counter.js';
 export { Eventfd } from './handlers/eventfd.js';

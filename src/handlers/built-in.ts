@@ -1,5 +1,6 @@
 /** The handlers that every program has, in the order in which they are asked. */
 import type { CarriedFileHandler, Handover } from './carried.js';
+import { childHandler } from './child.js';
 import { connectionHandler } from './connection.js';
 import { connectionSetHandler } from './connection-set.js';
 import { datagramHandler } from './datagram.js';
@@ -25,5 +26,6 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     connectionSetHandler,
     memfdHandler,
     datagramHandler,
+    childHandler,
   ].map((handler) => handler(handover) as CarriedFileHandler);
 }

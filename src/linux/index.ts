@@ -16,4 +16,5 @@ export * from './poll.js';
 export * from './scm-rights.js';
 export * from './socket-facts.js';
 export * from './socketpair.js';
+export * from './subreaper.js';
 export * from './timerfd.js';

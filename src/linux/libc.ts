@@ -113,6 +113,13 @@ export const libc = {
   pidfdOpen: declare<(call: number, pid: number, flags: number) => number>(
     'long syscall(long call, int pid, unsigned int flags)',
   ),
+  /** syscall(2), in the shape of pidfd_send_signal(2), which an older libc does not wrap. */
+  pidfdSendSignal: declare<(call: number, pidfd: Fd, signal: number, info: Bytes, flags: number) => number>(
+    'long syscall(long call, int pidfd, int signal, void *info, unsigned int flags)',
+  ),
+  prctl: declare<(option: number, one: number, two: number, three: number, four: number) => number>(
+    'int prctl(int option, unsigned long one, unsigned long two, unsigned long three, unsigned long four)',
+  ),
   waitpid: declare<(pid: number, status: Bytes, options: number) => number>(
     'int waitpid(int pid, void *status, int options)',
   ),
