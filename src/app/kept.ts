@@ -12,7 +12,7 @@ import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
-export type Kind = 'state' | 'memory' | 'listener' | 'keep';
+export type Kind = 'state' | 'memory' | 'listener' | 'timer' | 'keep';
 
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;

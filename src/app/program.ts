@@ -23,6 +23,7 @@ import { ConnectionSet } from '../handlers/connection-set.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
 import { State } from '../handlers/state.js';
+import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -289,6 +290,24 @@ export class Program extends EventEmitter<ProgramEvents> {
     const file = await this.#keep<object>('keep', name, make, Object);
     const { toObject } = handlerOf(file, handlers.values(), sessionName('keep', name));
     return (toObject === undefined ? file : toObject(file)) as T;
+  }
+
+  /**
+   * Calls `callback` in `ms` milliseconds, once, in whichever version of the program is there by then; and, with an interval, again and
+   * again. Of a timer that came from the version before, the time that is left counts, and not `ms`; one that was called or
+   * cancelled there stays so, until it is `set()` again. Nothing is called before `ready()` in a new version.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name or time; EEXIST.
+   */
+  async timer(
+    name: string,
+    ms: number,
+    callback: () => void,
+    options: TimerOptions = {},
+  ): Promise<KeptTimer> {
+    const timer = await this.#keep('timer', name, () => KeptTimer.create(ms, options), KeptTimer);
+    timer.bind(callback);
+    return timer;
   }
 
   get #claiming(): Successor | Restored | undefined {

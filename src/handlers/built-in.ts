@@ -10,6 +10,7 @@ import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
 import { pipeHandler } from './pipe.js';
 import { stateHandler } from './state.js';
+import { timerHandler } from './timer.js';
 import { timerfdHandler } from './timerfd.js';
 
 /** None of them freezes in more than one go, so that between their freezes the event loop does not turn. */
@@ -27,5 +28,6 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     memfdHandler,
     datagramHandler,
     childHandler,
+    timerHandler,
   ].map((handler) => handler(handover) as CarriedFileHandler);
 }

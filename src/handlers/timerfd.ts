@@ -6,8 +6,7 @@ import { LiveUpdateError } from '../core/errors.js';
 import { createTimerfd, setTimerfd, type TimerClock, timerfdSetting } from '../linux/timerfd.js';
 import type { CarriedFileHandler, Handover } from './carried.js';
 import { Counter, counterHandler } from './counter.js';
-
-const NANOSECONDS_PER_MS = 1e6;
+import { NANOSECONDS_PER_MS, toNanoseconds } from './milliseconds.js';
 
 /** Emits 'count' with how often it expired since the last; `keep()` takes it. */
 export class Timerfd extends Counter {
@@ -28,9 +27,9 @@ export class Timerfd extends Counter {
    * @throws {LiveUpdateError} EINVAL for what is no number of 0 or more; EBADF; EBUSY in a new image before `ready()`.
    */
   set(ms: number, options: { interval?: number; at?: boolean } = {}): void {
-    const interval = toNanoseconds(options.interval ?? 0);
+    const interval = toNanoseconds(options.interval ?? 0, 'timerfd_settime');
     // 0 would stop it; it is to expire now.
-    const value = toNanoseconds(ms) || 1n;
+    const value = toNanoseconds(ms, 'timerfd_settime') || 1n;
     setTimerfd(this.ownFd, { value, interval }, { absolute: options.at ?? false });
   }
 
@@ -49,17 +48,6 @@ export class Timerfd extends Counter {
   get interval(): number {
     return Number(timerfdSetting(this.fd).interval) / NANOSECONDS_PER_MS;
   }
-}
-
-function toNanoseconds(ms: number): bigint {
-  if (!Number.isFinite(ms) || ms < 0 || ms > Number.MAX_SAFE_INTEGER) {
-    throw new LiveUpdateError('EINVAL', `milliseconds are a number of 0 or more, not ${ms}`, {
-      operation: 'timerfd_settime',
-    });
-  }
-  // In two steps: a float of nanoseconds is not exact for a time of day.
-  const whole = Math.floor(ms);
-  return BigInt(whole) * 1_000_000n + BigInt(Math.round((ms - whole) * NANOSECONDS_PER_MS));
 }
 
 export function timerfdHandler(handover: Handover): CarriedFileHandler<Timerfd> {
