@@ -11,5 +11,6 @@ export { Counter, type CounterEvents } from './handlers/counter.js';
 export { Eventfd } from './handlers/eventfd.js';
 export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';
+export { OpenFile } from './handlers/open-file.js';
 export type { KeptTimer, TimerOptions } from './handlers/timer.js';
 export { Timerfd } from './handlers/timerfd.js';

@@ -8,6 +8,7 @@ import { eventfdHandler } from './eventfd.js';
 import { listenerHandler } from './listener.js';
 import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
+import { openFileHandler } from './open-file.js';
 import { pipeHandler } from './pipe.js';
 import { stateHandler } from './state.js';
 import { timerHandler } from './timer.js';
@@ -29,5 +30,6 @@ export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
     datagramHandler,
     childHandler,
     timerHandler,
+    openFileHandler,
   ].map((handler) => handler(handover) as CarriedFileHandler);
 }
