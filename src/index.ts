@@ -7,7 +7,7 @@ export type { CarriedFileHandler, Handover } from './handlers/carried.js';
 export { handleOf, toSerializedData } from './handlers/carried.js';
 export { type ChildEvents, type ChildOptions, type ChildStdio, KeptChild } from './handlers/child.js';
 export type { Connection } from './handlers/connection.js';
-export { Counter, type CounterEvents } from './handlers/counter.js';
+export { type CountEvents, CountFd } from './handlers/count-fd.js';
 export { Eventfd } from './handlers/eventfd.js';
 export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';

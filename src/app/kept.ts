@@ -10,6 +10,7 @@ import type { CarriedFileHandler } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
+import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
 export type Kind = 'state' | 'memory' | 'listener' | 'timer' | 'keep';
@@ -52,15 +53,19 @@ export class KeptListener {
   readonly kind = 'listener';
   readonly file: Listener;
   readonly connections: ConnectionSet;
+  readonly protocol: ServerProtocol;
 
-  constructor(session: string, listener: Listener, connections: ConnectionSet) {
+  constructor(session: string, listener: Listener, connections: ConnectionSet, server: Server) {
     this.session = session;
     this.file = listener;
     this.connections = connections;
+    this.protocol = protocolOf(server);
+    connections.protocol = this.protocol;
   }
 
   /** Counts every connection of `server` from now on. */
   watch(server: Server): void {
+    if (!this.protocol.crosses) return;
     // First in line: the program's own listener may already ask for connection(socket).state.
     server.prependListener('connection', (socket: Socket) => {
       if (Connection.from(socket) === undefined) this.connections.add(Connection.of(socket));

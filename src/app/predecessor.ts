@@ -21,7 +21,7 @@
 import { LiveUpdateError } from '../core/errors.js';
 import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
 import type { Image, Token } from '../core/types.js';
-import { type Handover, handleOf } from '../handlers/carried.js';
+import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import { type ConnectionSet, passRecord } from '../handlers/connection-set.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
@@ -40,6 +40,7 @@ import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
+import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { rehearseFreeze } from './rehearsal.js';
 
@@ -62,6 +63,10 @@ export interface PredecessorOptions {
   readonly carrier: Carrier;
   readonly directFd: number;
   readonly commitFd: number;
+  /** The handler of a file. */
+  readonly handler: (file: unknown) => CarriedFileHandler | undefined;
+  /** Wires to older images that linger, which are the next image's from the freeze on. */
+  readonly inherited: () => readonly InheritedWire[];
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
 }
@@ -85,6 +90,8 @@ export class Predecessor {
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
   readonly #left: Left[] = [];
   #verdict: { kind: Verdict; reason: ErrorReport | undefined } | undefined;
+  /** Of a lingering image: the next one is gone. */
+  #directGone: (() => void) | undefined;
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
@@ -97,8 +104,15 @@ export class Predecessor {
       closed: () => {
         this.#directEnded = true;
         this.#answered?.();
+        this.#directGone?.();
       },
     });
+  }
+
+  /** After the commit: the wire over which a lingering image hands on what could not cross in the cut. */
+  takeDirect(gone: () => void): Wire {
+    this.#directGone = gone;
+    return this.#direct;
   }
 
   /** Everything is preserved, and the freeze has not begun. */
@@ -277,7 +291,18 @@ export class Predecessor {
     // From here to the verdict there is no await: the loop must not turn.
     const { handover, link } = this.#options;
     try {
-      this.#sendImage({ type: 'frozen', at, sentAt: now() }, image, handover.outgoing.takeChanged());
+      const inherited = this.#options.carrier === 'kernel' ? [] : this.#options.inherited();
+      const pass = handover.outgoing.takeChanged();
+      this.#sendImage(
+        {
+          type: 'frozen',
+          at,
+          sentAt: now(),
+          inherited: inherited.map(({ begun, fds }) => ({ begun, fds: fds.length })),
+        },
+        image,
+        { records: pass.records, fds: [...pass.fds, ...inherited.flatMap(({ fds }) => fds)] },
+      );
       this.#direct.flushNow(FLUSH_MS);
     } catch (error) {
       // Nobody can have the whole image; luod hears of it and calls the update off.
@@ -339,12 +364,16 @@ export class Predecessor {
     return this.#verdict?.reason;
   }
 
-  /** After the commit: nothing this process still does may reach what the successor owns. */
-  sever(): void {
+  /**
+   * After the commit: nothing this process still does may reach what the successor owns.
+   * @param lingers Whether the event loop will turn again, so that connections that crossed must really be let go (`Lingering`
+   *   does it) and not just be out of reach.
+   */
+  sever(lingers: boolean): void {
     this.#state = 'ended';
     for (const { kept } of this.#sessions) {
-      if (kept instanceof KeptListener) kept.connections.sever();
-      else kept.handler.sever?.(kept.file);
+      if (kept instanceof KeptListener && !lingers) kept.connections.sever();
+      else this.#options.handler(kept.file)?.sever?.(kept.file);
     }
   }
 

@@ -10,7 +10,6 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
  */
 import { EventEmitter } from 'node:events';
-import { Server as HttpServer } from 'node:http';
 import type { ListenOptions, Server, Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
@@ -20,10 +19,13 @@ import { builtInHandlers } from '../handlers/built-in.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
 import { ConnectionSet } from '../handlers/connection-set.js';
+import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
 import { State } from '../handlers/state.js';
+import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
+import { registerTlsListeners } from '../handlers/tls-listener.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -33,8 +35,11 @@ import {
   type LuodToImage,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
+import { closeFd } from '../linux/fd.js';
 import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { handlerOf, toFile } from './kept-object.js';
+import { LateArrivals } from './late-arrivals.js';
+import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
@@ -57,8 +62,13 @@ export interface ProgramEvents {
   /** The update was called off; the program serves on. */
   rollback: [reason: ErrorReport];
   /**
-   * The next image has taken over; this one exits when the listeners return. What they write to memory or to
-   * connections reaches nobody.
+   * The next image has taken over, and this one serves the connections that could not cross to their end: stop what only one
+   * image may do (timers, jobs). What is written to memory or to connections that crossed reaches nobody.
+   */
+  linger: [connections: number];
+  /**
+   * The next image has taken over, and nothing is left to do here; this process exits when the listeners return. What they
+   * write to memory or to connections reaches nobody.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -72,6 +82,9 @@ export interface ReadyOptions {
 
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
+
+/** How long a lingering image may serve what cannot cross, when no luod is left to say. */
+const DEFAULT_DRAIN_MS = 30_000;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
@@ -101,14 +114,25 @@ export class Program extends EventEmitter<ProgramEvents> {
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
   #lastWord: ImageToLuod | undefined;
+  readonly #tickets: TicketKeys;
+  readonly #counters = new Counters(this.#handover);
+  readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
+  #lingering: Lingering | undefined;
+  #drainMs = DEFAULT_DRAIN_MS;
 
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
-    for (const handler of builtInHandlers(this.#handover)) {
+    const register = (handler: CarriedFileHandler) => {
       this.registerHandler(handler);
       this.#builtIn.add(handler);
+    };
+    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, register);
+    for (const handler of builtInHandlers(this.#handover)) {
+      register(handler);
     }
+    // Whatever of a program crosses, its counters do.
+    for (const handler of this.#handlers.values()) this.orchestrator.registerFlb(handler, this.#counters.flb);
   }
 
   /** @internal `liveupdate()` is the public door. */
@@ -142,12 +166,15 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (directFd === undefined || commitFd === undefined)
         throw new LiveUpdateError('EPROTO', 'a welcome without descriptors');
       this.#handover.incoming = new IncomingRecords({ exclusive: false });
+      this.#counters.wait();
       this.#incoming = new Successor({
         ...options,
         directFd,
         commitFd,
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error) => link.report('retrieve', error),
+        late: this.#late,
+        committed: () => this.#takeCounters(),
       });
     }
     link.listen({
@@ -241,13 +268,6 @@ export class Program extends EventEmitter<ProgramEvents> {
    *   servers, the errno of bind(2) and listen(2).
    */
   async listen(name: string, server: Server, options: ListenOptions): Promise<Listener['address']> {
-    if (server instanceof TlsServer || server instanceof HttpServer) {
-      throw new LiveUpdateError(
-        'EOPNOTSUPP',
-        'the connections of TLS and HTTP servers cannot be carried yet',
-        { operation: 'listen' },
-      );
-    }
     const session = sessionName('listener', name);
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
@@ -258,14 +278,26 @@ export class Program extends EventEmitter<ProgramEvents> {
       () => Listener.open(server, options),
       Listener,
       (file) => {
-        const kept = new KeptListener(session, file, incoming?.connections(session) ?? new ConnectionSet());
+        const connections = incoming?.connections(session) ?? new ConnectionSet();
+        const kept = new KeptListener(session, file, connections, server);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
       },
     );
     if (listener.server === undefined) listener.bind(server);
+    if (server instanceof TlsServer) this.#tickets.add(server);
     return listener.address;
+  }
+
+  /**
+   * A number that only rises, for metrics: every image of the program adds to the same, also one that lingers. Before `ready()` it counts
+   * this image's own additions, which are not lost. A crash begins anew.
+   *
+   * @throws {LiveUpdateError} EINVAL for a name that is not 1 to 55 bytes without NUL; ENOSPC for more than 1,023 counters; EMFILE, ENOMEM.
+   */
+  counter(name: string): Counter {
+    return this.#counters.counter(name);
   }
 
   /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
@@ -354,26 +386,42 @@ export class Program extends EventEmitter<ProgramEvents> {
     return { session, kind, file, handler, isForeign: !this.#builtIn.has(handler) };
   }
 
+  /** At the cut: the additions of this image join those of the ones before. */
+  async #takeCounters(): Promise<void> {
+    const { flb } = this.#counters;
+    try {
+      this.#counters.take(await this.orchestrator.getIncoming(flb));
+      await this.orchestrator.putIncoming(flb);
+    } catch (error) {
+      // The old image is of a version that had no counters; or, beyond the commit, it is too late to refuse.
+      if (!isMissingFlb(error)) process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
+    }
+  }
+
   #say(word: ImageToLuod): void {
     this.#lastWord = word;
     this.#link?.send(word);
+  }
+
+  #handlerOf(file: unknown): CarriedFileHandler | undefined {
+    for (const handler of this.#handlers.values()) if (handler.ops.canPreserve(handler, file)) return handler;
+    return undefined;
   }
 
   /** Gives luod a duplicate, so that the file outlives a crash of this process. */
   #hold({ session, file }: Kept): void {
     const link = this.#link;
     if (link === undefined) return;
-    for (const handler of this.#handlers.values()) {
-      if (handler.custody === undefined || !handler.ops.canPreserve(handler, file)) continue;
-      const { bytes, fds } = handler.custody(file);
-      const record = Buffer.from(bytes).toString('base64');
-      link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
-      return;
-    }
+    const handler = this.#handlerOf(file);
+    if (handler?.custody === undefined) return;
+    const { bytes, fds } = handler.custody(file);
+    const record = Buffer.from(bytes).toString('base64');
+    link.send({ type: 'hold', session, compatible: handler.compatible, record }, fds);
   }
 
   /** The program closed a listener: luod's duplicate would keep the port open. Its connections stay until they end. */
   #release(session: string, isOver: boolean): void {
+    if (this.#lingering !== undefined) return;
     if (isOver) this.#kept.delete(session);
     this.#link?.send({ type: 'release', session });
   }
@@ -399,6 +447,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
+      this.#counters.open();
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
@@ -428,6 +477,15 @@ export class Program extends EventEmitter<ProgramEvents> {
     handler.onGone?.(file, () => {
       if (this.#kept.get(session) === kept) this.#release(session, true);
     });
+  }
+
+  /** A lingering image has done with connections of `session`. */
+  #takeIn(session: string, record: Uint8Array, fds: number[]): void {
+    const kept = this.#kept.get(session);
+    const server = kept instanceof KeptListener ? kept.file.server : undefined;
+    if (kept instanceof KeptListener && server !== undefined) kept.connections.takeIn(record, fds, server);
+    // This program has closed the listener: its connections end.
+    else for (const fd of fds) closeFd(fd);
   }
 
   #failed(error: LiveUpdateError): LiveUpdateError {
@@ -471,6 +529,10 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     if (link === undefined) return;
     link.resume();
+    if (this.#lingering !== undefined) {
+      link.send({ type: 'lingering', connections: this.#lingering.connections });
+      return;
+    }
     // A halted image has told everything before, and its successor holds from now on.
     if (this.#predecessor?.isFrozen !== true) for (const kept of this.#kept.values()) this.#hold(kept);
     if (this.#lastWord !== undefined) link.send(this.#lastWord);
@@ -492,6 +554,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         else if (!this.#predecessor.isFrozen) void this.#rollback(message.reason);
         break;
       case 'finish':
+        this.#drainMs = message.drainMs;
         this.#predecessor?.decide('finish', undefined);
         break;
       case 'updated': {
@@ -526,6 +589,8 @@ export class Program extends EventEmitter<ProgramEvents> {
       carrier,
       directFd,
       commitFd,
+      handler: (file) => this.#handlerOf(file),
+      inherited: () => this.#late.toHandOn(),
       announceFreeze: async () => {
         for (const listener of this.listeners('freeze')) await listener();
       },
@@ -556,8 +621,25 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /** Without a turn of the event loop: it would accept connections and read bytes that are the successor's. */
-  #leave(predecessor: Predecessor): never {
-    predecessor.sever();
+  #leave(predecessor: Predecessor): void {
+    const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
+    const lingers = countStaying(listeners) > 0;
+    predecessor.sever(lingers);
+    if (!lingers) this.#exit();
+    this.#late.letGo();
+    this.#counters.sever();
+    this.#lingering = new Lingering({
+      listeners,
+      direct: predecessor.takeDirect(() => this.#lingering?.directEnded()),
+      drainMs: this.#drainMs,
+      changed: (connections) => this.#say({ type: 'lingering', connections }),
+      over: () => this.#exit(),
+    });
+    this.#lingering.begin();
+    this.emit('linger', this.#lingering.connections);
+  }
+
+  #exit(): never {
     try {
       this.emit('finish');
     } finally {
@@ -579,6 +661,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   #lost(): void {
+    if (this.#lingering !== undefined) return;
     const predecessor = this.#predecessor;
     if (predecessor === undefined) this.#orphan();
     // A frozen image decides by the commit word; one that is not frozen yet has nobody left to hand over to.
@@ -596,4 +679,8 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
+}
+
+function isMissingFlb(error: unknown): boolean {
+  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }

@@ -34,6 +34,7 @@ import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
+import type { InheritedWire, LateArrivals } from './late-arrivals.js';
 import { collectGarbage, rehearseTakeover } from './rehearsal.js';
 
 export interface IncomingOptions {
@@ -152,6 +153,7 @@ interface Cut {
   readonly at: string;
   readonly sentAt: string;
   readonly bytes: number;
+  readonly inherited: readonly InheritedWire[];
 }
 
 export interface SuccessorOptions extends IncomingOptions {
@@ -161,6 +163,10 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly sendReady: () => void;
   /** The old image died before it handed over, or sent what cannot be read. */
   readonly failed: (error: LiveUpdateError) => void;
+  /** What comes after the cut. */
+  readonly late: LateArrivals;
+  /** This image is in charge, and nothing is finished yet. */
+  readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
@@ -185,6 +191,7 @@ export class Successor extends Incoming {
         if (!this.#cut) {
           this.#fail(error ?? new LiveUpdateError('EPIPE', 'the old image died before it handed over'));
         }
+        options.late.ended(this.#direct);
       },
     });
   }
@@ -220,11 +227,15 @@ export class Successor extends Incoming {
           break;
         case 'frozen': {
           this.#cut = true;
+          const inherited = takeInherited(message.inherited, fds);
           const { image, records, bytes } = readHandover(fds);
           this.records.add(records, fds);
-          this.#frozen.resolve({ image, bytes, at: message.at, sentAt: message.sentAt });
+          this.#frozen.resolve({ image, bytes, inherited, at: message.at, sentAt: message.sentAt });
           break;
         }
+        case 'late':
+          this.#options.late.take(message, fds);
+          break;
       }
     } catch (error) {
       this.#fail(LiveUpdateError.from(error, { operation: message.type }));
@@ -253,7 +264,7 @@ export class Successor extends Incoming {
     await rehearseTakeover();
     collectGarbage('all');
     this.#options.sendReady();
-    const { image, at, sentAt, bytes } = await this.#frozen.promise;
+    const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
     const sessions = await this.#retrieve(image, dropped);
     const retrievedAt = now();
     await this.#checkFinish(sessions);
@@ -262,6 +273,7 @@ export class Successor extends Incoming {
     for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
     this.#committed = true;
+    await this.#options.committed();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
       try {
@@ -274,7 +286,9 @@ export class Successor extends Incoming {
     }
     const resumedAt = await this.#resume(arm);
     this.records.clear();
-    this.#direct.close();
+    // The old image may linger, and so may older ones.
+    this.#options.late.follow(this.#direct);
+    for (const wire of inherited) this.#options.late.inherit(wire);
     closeFd(this.#options.commitFd);
     return {
       frozenAt: at,
@@ -325,6 +339,17 @@ export class Successor extends Incoming {
       throw new LiveUpdateError('EBUSY', 'a file cannot finish', { operation: 'canFinish', session: name });
     }
   }
+}
+
+/** The wires behind which older images linger; their descriptors stand at the end. */
+function takeInherited(
+  inherited: Extract<OldToSuccessor, { type: 'frozen' }>['inherited'],
+  fds: number[],
+): InheritedWire[] {
+  const count = inherited.reduce((sum, wire) => sum + wire.fds, 0);
+  if (count > fds.length) throw new LiveUpdateError('EPROTO', 'a handover without its descriptors');
+  const theirs = fds.splice(fds.length - count);
+  return inherited.map(({ begun, fds: length }) => ({ begun, fds: theirs.splice(0, length) }));
 }
 
 export function unclaimedError(names: readonly string[]): LiveUpdateError {

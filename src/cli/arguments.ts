@@ -32,6 +32,7 @@ export function deadlineOptions(): Option[] {
     option('freeze-timeout', 'until the running version is frozen'),
     option('retrieve-timeout', 'until the new version has taken over'),
     option('finish-timeout', 'until the old version has left, or goes on after a rollback'),
+    option('drain-timeout', 'how long the old version may serve what cannot cross (default: 30s)'),
   ];
 }
 
@@ -42,6 +43,7 @@ export interface DeadlineFlags {
   freezeTimeout?: number;
   retrieveTimeout?: number;
   finishTimeout?: number;
+  drainTimeout?: number;
 }
 
 export function toDeadlines(flags: DeadlineFlags): Deadlines {
@@ -52,6 +54,7 @@ export function toDeadlines(flags: DeadlineFlags): Deadlines {
     freeze: flags.freezeTimeout,
     retrieve: flags.retrieveTimeout,
     finish: flags.finishTimeout,
+    drain: flags.drainTimeout,
   };
 }
 

@@ -13,6 +13,13 @@ export function statusTable(status: LuodStatus): string {
     `luod ${status.version}, pid ${status.pid}, up ${age(status.uptimeSeconds)}, ${mebibytes(status.memoryBytes)}, holds ${status.heldFds} descriptors, ${status.socket}`,
   ];
   if (status.services.length > 0) lines.push('', servicesTable(status.services).trimEnd());
+  for (const { name, lingering } of status.services) {
+    for (const { pid, generation, connections, ageSeconds } of lingering)
+      lines.push(
+        '',
+        `${name}: generation ${generation} (pid ${pid}) still serves ${connections} connections that could not cross, for ${age(ageSeconds)}`,
+      );
+  }
   for (const { name, lastUpdate } of status.services) {
     if (lastUpdate !== null) lines.push('', `last update of ${name}: ${updateSummary(lastUpdate).trimEnd()}`);
   }
@@ -52,6 +59,10 @@ export function updateSummary(result: UpdateResult): string {
     `${result.service}: ${good(`generation ${result.generation}`)}, pid ${result.fromPid} -> ${result.toPid}, ${result.connections} connections moved, blackout ${result.blackoutMs} ms`,
     `  ${parts.join(', ')}; ${result.files} files, ${result.bytes} bytes`,
   ];
+  if (result.draining > 0)
+    lines.push(
+      `  ${result.draining} connections could not cross: pid ${result.fromPid} serves them to their end`,
+    );
   if (result.dropped !== undefined && result.dropped.length > 0)
     lines.push(`  dropped: ${result.dropped.join(', ')}`);
   for (const line of result.unfinished ?? []) lines.push(`  unfinished: ${line}`);

@@ -16,10 +16,13 @@ export interface Deadlines {
   readonly retrieve?: number | undefined;
   /** How long the old image may take to leave after the commit, and to go on after a rollback. */
   readonly finish?: number | undefined;
+  /** How long an old image may linger to serve what cannot cross. Not part of the total: the update is over. */
+  readonly drain?: number | undefined;
 }
 
 export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
 export const DEFAULT_LEAVE_MS = 10_000;
+export const DEFAULT_DRAIN_MS = 30_000;
 
 /** A failure of a phase; `LiveUpdateError` with the phase beside it. */
 export interface Failure {

@@ -65,6 +65,7 @@ const deadlines = z
     freeze: milliseconds.optional(),
     retrieve: milliseconds.optional(),
     finish: milliseconds.optional(),
+    drain: milliseconds.optional(),
   })
   .optional();
 
@@ -214,6 +215,7 @@ const imageMessage = z.discriminatedUnion('type', [
     unfinished: z.array(z.string()),
   }),
   z.object({ type: z.literal('unfrozen') }),
+  z.object({ type: z.literal('lingering'), connections: z.number().int().nonnegative() }),
   z.object({ type: z.literal('resume') }),
   z.object({ type: z.literal('updating') }),
   z.object({

@@ -34,7 +34,7 @@ const serviceRecord = z.object({
 });
 
 const imageRecord = z.object({
-  role: z.enum(['current', 'successor']),
+  role: z.enum(['current', 'successor', 'lingering']),
   command,
   secret: z.string().min(1),
   generation: z.number().int().positive(),
@@ -63,6 +63,7 @@ const updateRecord = z.object({
     freeze: deadline,
     retrieve: deadline,
     finish: deadline,
+    drain: deadline,
   }),
   /** Whether the old image was told to freeze: from then on the images may finish the update by themselves. */
   freezing: z.boolean(),

@@ -30,7 +30,8 @@ import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-p
 import type { Store } from './keeper-link.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
-import { DEFAULT_DEADLINES, type Deadlines, reportOf } from './phases.js';
+import { type LingererStatus, Lingerers } from './lingerers.js';
+import { DEFAULT_DEADLINES, DEFAULT_DRAIN_MS, type Deadlines, reportOf } from './phases.js';
 import { type RestoredService, ServiceStore } from './service-record.js';
 import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';
 
@@ -84,6 +85,8 @@ export interface ServiceStatus {
   readonly restarts: number;
   readonly usesLiveupdate: boolean;
   readonly held: { session: string; compatible: string; ageSeconds: number }[];
+  /** Old images that serve what could not cross to its end. */
+  readonly lingering: LingererStatus[];
   readonly lastUpdate: UpdateResult | null;
 }
 
@@ -125,6 +128,8 @@ export class Service {
   #lastUpdate: UpdateResult | null = null;
   #timer: NodeJS.Timeout | undefined;
   #stopSignal: NodeJS.Signals | undefined;
+  /** Old images that have handed over and are not done. */
+  readonly #lingerers = new Lingerers(() => this.#tellChange());
   /** The keeper's groups of the connections of images. */
   readonly #connections = new Map<ImageProcess, string>();
 
@@ -188,7 +193,8 @@ export class Service {
   }
 
   #noteImage(image: ImageProcess, pidfd?: number): void {
-    const role = image === this.#successor ? 'successor' : 'current';
+    const isOld = this.#lingerers.has(image);
+    const role = isOld ? 'lingering' : image === this.#successor ? 'successor' : 'current';
     const record = image.record(role, this.#connections.get(image));
     if (record !== undefined) this.#store.image(record, pidfd);
   }
@@ -203,7 +209,8 @@ export class Service {
   /** Tells a new keeper everything. */
   tellAgain(): void {
     this.#note();
-    for (const image of [this.#current, this.#successor]) if (image !== undefined) this.#noteProcess(image);
+    for (const image of [this.#current, this.#successor, ...this.#lingerers])
+      if (image !== undefined) this.#noteProcess(image);
     this.custody.tellAgain();
     if (this.#update instanceof Update) this.#update.tellAgain();
   }
@@ -271,7 +278,8 @@ export class Service {
     for (const one of sorted) {
       const image = ImageProcess.restore(one, service.#events);
       if (one.client !== undefined) service.#connections.set(image, one.client);
-      if (one === current) service.#current = image;
+      if (one.role === 'lingering') service.#lingerers.add(image, 0, DEFAULT_DRAIN_MS);
+      else if (one === current) service.#current = image;
       else if (one === successor && update !== undefined) service.#successor = image;
       else {
         // Left from the last moment of an update that was over.
@@ -398,6 +406,10 @@ export class Service {
       // Of an update that no luod knows any more it is told that there is none.
       const reason = { code: 'ECANCELED', message: 'luod was killed meanwhile' };
       if (this.#update === undefined) image.send({ type: 'unfreeze', reason });
+      return;
+    }
+    if (this.#lingerers.has(image)) {
+      if (message.type === 'lingering') this.#lingerers.count(image, message.connections);
       return;
     }
     if (this.#update !== undefined) this.#update.message(image, message);
@@ -593,6 +605,8 @@ export class Service {
     command: readonly string[],
   ): Promise<UpdateResult> {
     const finished = await update.run();
+    if (finished.outcome.kind === 'committed' && old.exit === undefined)
+      this.#lingerers.add(old, update.draining, update.drainMs);
     this.#conclude(finished, old, successor, command);
     return this.#finished(finished.result);
   }
@@ -615,12 +629,15 @@ export class Service {
         this.#adopt(command);
         this.#noteImage(successor);
         this.#store.dropUpdate();
-        this.#forget(old);
+        if (this.#lingerers.has(old)) this.#noteImage(old);
+        else this.#forget(old);
         this.custody.absorb(successor.custody);
         for (const session of result.dropped ?? []) this.custody.release(session);
         this.#enter('serving');
         this.#log(
-          `generation ${successor.generation} serves, pid ${successor.pid}: ${result.connections} connections, blackout ${result.blackoutMs} ms`,
+          `generation ${successor.generation} serves, pid ${successor.pid}: ${result.connections} connections, blackout ${result.blackoutMs} ms${
+            result.draining > 0 ? `; pid ${old.pid} serves ${result.draining} that could not cross` : ''
+          }`,
         );
         // It may have ended between its last word and now.
         if (successor.exit !== undefined) this.#gone(successor, successor.exit);
@@ -664,6 +681,7 @@ export class Service {
       phases: { spawn, preserve: 0, freeze: 0, retrieve: 0, finish: 0 },
       files: 0,
       connections: 0,
+      draining: 0,
       bytes: 0,
       carried: false,
     });
@@ -692,6 +710,7 @@ export class Service {
     }
     const image = this.#current;
     this.#enter('stopping');
+    this.#lingerers.signal(signal);
     image?.signal(signal);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => image?.kill('SIGKILL'), STOP_MS);
@@ -703,6 +722,13 @@ export class Service {
   }
 
   #gone(image: ImageProcess, exit: Exit): void {
+    if (this.#lingerers.gone(image)) {
+      this.#forget(image);
+      this.#log(
+        `generation ${image.generation}, pid ${image.pid}, has served what could not cross, and ${howItEnded(exit)}`,
+      );
+      return;
+    }
     if (this.#update !== undefined) {
       this.#update.gone(image, exit);
       return;
@@ -747,6 +773,7 @@ export class Service {
 
   #end(status: number): void {
     this.#state = 'stopped';
+    this.#lingerers.kill();
     this.custody.clear();
     this.#store.drop();
     this.#tellChange();
@@ -774,6 +801,7 @@ export class Service {
         compatible,
         ageSeconds: Math.round((now - since) / 1000),
       })),
+      lingering: this.#lingerers.status(),
       lastUpdate: this.#lastUpdate,
     };
   }

@@ -24,6 +24,7 @@ import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Exit, ImageProcess } from './image-process.js';
 import {
+  DEFAULT_DRAIN_MS,
   DEFAULT_LEAVE_MS,
   type Deadlines,
   endOf,
@@ -47,6 +48,8 @@ export interface UpdateResult {
   readonly phases: { spawn: number; preserve: number; freeze: number; retrieve: number; finish: number };
   readonly files: number;
   readonly connections: number;
+  /** Connections that could not cross, and that the old image serves to their end. */
+  readonly draining: number;
   readonly bytes: number;
   /** False for a program that does not use liveupdate: it was restarted in the plain way. */
   readonly carried: boolean;
@@ -96,6 +99,9 @@ export class Update {
   readonly #frozen = withResolvers<void>();
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
+  readonly #lingering = withResolvers<void>();
+  /** Connections that could not cross, when the old image stayed for them. */
+  #draining = 0;
   readonly #commitFd: number;
   readonly #notes: UpdateNotes;
   /** Whether a luod before this one began it. */
@@ -167,6 +173,10 @@ export class Update {
       if (message.type === 'preserved') this.#preserved.resolve(message);
       if (message.type === 'frozen') this.#frozen.resolve();
       if (message.type === 'unfrozen') this.#unfrozen.resolve();
+      if (message.type === 'lingering') {
+        this.#draining = message.connections;
+        this.#lingering.resolve();
+      }
     } else {
       if (message.type === 'ready') this.#ready.resolve();
       if (message.type === 'finished') this.#finished.resolve(message);
@@ -258,10 +268,21 @@ export class Update {
     return { outcome: { kind: 'committed' }, result: this.#result([at], preserved, finished) };
   }
 
-  /** Committed: the old image leaves, in its own way or by force. */
+  /** Committed: the old image leaves, in its own way or by force; or it lingers, for what could not cross. */
   async #dismiss(): Promise<void> {
-    if (this.#old.isConnected && this.#old.exit === undefined) this.#old.send({ type: 'finish' });
-    await endOf(this.#old, this.#deadlines.finish ?? DEFAULT_LEAVE_MS);
+    if (this.#old.isConnected && this.#old.exit === undefined)
+      this.#old.send({ type: 'finish', drainMs: this.drainMs });
+    const left = Promise.race([this.#lingering.promise, this.#old.gone]);
+    if (!(await settles(left, this.#deadlines.finish ?? DEFAULT_LEAVE_MS))) await endOf(this.#old, 0);
+  }
+
+  /** Connections that the old image stayed for. */
+  get draining(): number {
+    return this.#draining;
+  }
+
+  get drainMs(): number {
+    return this.#deadlines.drain ?? DEFAULT_DRAIN_MS;
   }
 
   async #fallBack(failure: Failure, marks: number[]): Promise<{ outcome: Outcome; result: UpdateResult }> {
@@ -329,6 +350,7 @@ export class Update {
       },
       files: 0,
       connections: 0,
+      draining: 0,
       bytes: 0,
       carried: false,
       error,
@@ -354,6 +376,7 @@ export class Update {
       },
       files: finished.files,
       connections: finished.connections,
+      draining: this.#draining,
       bytes: preserved.bytes + finished.bytes,
       carried: true,
       dropped: finished.dropped,

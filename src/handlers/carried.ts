@@ -37,8 +37,9 @@ export interface CarriedFileHandler<File = unknown, Private = unknown> extends F
    */
   start?(file: File, onFlow: () => void): void;
   /**
-   * Optional. After the commit, in the old image: nothing that this process still does may reach the file, which is the next
-   * image's, and the program hears no more of it.
+   * Optional. After the commit, in the old image, which ends at once or lingers to serve what could not cross: the file is the next
+   * image's, and this one may no longer read from it, write to it or show its end to anybody; the program hears no more of
+   * it. Synchronous.
    */
   sever?(file: File): void;
   /** Optional. Calls back, once, when the program has given the file up; at a later turn of the loop if it had before. */

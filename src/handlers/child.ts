@@ -257,7 +257,7 @@ export class KeptChild extends EventEmitter<ChildEvents> {
   /** @internal After the commit: the pipes flow, and the process is watched. */
   start(onFlow: () => void): void {
     if (this.#process !== undefined) return;
-    for (const connection of this.#connections) connection?.arm(undefined, onFlow);
+    for (const connection of this.#connections) connection?.arm(undefined, undefined, onFlow);
     if (this.#exit !== undefined) {
       this.#closeIfOver();
       return;
@@ -273,7 +273,7 @@ export class KeptChild extends EventEmitter<ChildEvents> {
     this.emit = () => false;
     this.#watch?.close();
     this.#process?.unref();
-    for (const connection of this.#connections) connection?.letGo();
+    for (const connection of this.#connections) connection?.detach();
     this.#exit ??= { code: null, signal: null };
     this.#isClosed = true;
     this.#pidfd.close();

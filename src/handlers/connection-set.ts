@@ -14,9 +14,11 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
+import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { Connection } from './connection.js';
+import type { ServerProtocol } from './server-protocol.js';
 
 export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 
@@ -30,6 +32,8 @@ interface SavedSet {
   readonly states?: readonly unknown[] | undefined;
   /** At the freeze: what user space held, of the few where it held something. */
   readonly pending?: readonly (readonly [number, Uint8Array])[];
+  /** At the freeze: of those that were upgraded, to what, and what that saved; or without a name, what their server's protocol did. */
+  readonly upgraded?: readonly (readonly [number, string, unknown])[];
 }
 
 /** How the set tells its handler of what happens while it is preserved. */
@@ -42,6 +46,10 @@ interface Preserved {
 
 export class ConnectionSet {
   readonly #members = new Map<number, Connection>();
+  /** Those that could not cross at the freeze. */
+  readonly #staying = new Map<number, Connection>();
+  /** Of the server that they belong to; undefined when every connection can cross at any moment. */
+  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive'> | undefined;
   #nextId = 1;
   #preserved: Preserved | undefined;
 
@@ -61,7 +69,10 @@ export class ConnectionSet {
   #enter(id: number, connection: Connection): void {
     if (id >= this.#nextId) this.#nextId = id + 1;
     this.#members.set(id, connection);
-    connection.onGone(() => this.#members.delete(id));
+    connection.onGone(() => {
+      this.#members.delete(id);
+      this.#staying.delete(id);
+    });
     if (this.#preserved !== undefined) this.#await(this.#preserved, id, connection);
   }
 
@@ -82,6 +93,7 @@ export class ConnectionSet {
 
   unpreserve(): void {
     this.#preserved = undefined;
+    this.#staying.clear();
     for (const connection of this.#members.values()) connection.watchEnd(undefined);
   }
 
@@ -106,12 +118,21 @@ export class ConnectionSet {
     return { ids: Uint32Array.from(ids), fds };
   }
 
+  /** Those that could not cross at the freeze: after the commit they are the lingering image's. */
+  get staying(): Iterable<Connection> & { readonly size: number } {
+    return { size: this.#staying.size, [Symbol.iterator]: () => this.#staying.values() };
+  }
+
   /**
    * Everything about the live connections that is not in the kernel. A rehearsal leaves out bytes that wait in user space:
    * there may be many, and nobody will see them.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
   collect(rehearsing = false): Required<Omit<SavedSet, 'fresh'>> {
+    const isMovable = this.protocol?.movable?.();
+    const save = this.protocol?.save;
+    this.#staying.clear();
+    const upgraded: [number, string, unknown][] = [];
     const live = new Uint32Array(this.#members.size);
     const states: unknown[] = [];
     const pending: [number, Uint8Array][] = [];
@@ -119,14 +140,74 @@ export class ConnectionSet {
     let hasState = false;
     for (const [id, connection] of this.#members) {
       if (!connection.isOpen) continue;
+      const other = connection.upgraded;
+      if (other === undefined ? isMovable?.(connection) === false : !other.isMovable()) {
+        if (!rehearsing) this.#staying.set(id, connection);
+        continue;
+      }
       live[count++] = id;
+      // One that the program has not got yet goes on as it came.
+      if (other !== undefined) upgraded.push([id, other.name, other.save()]);
+      else if (connection.saved !== undefined)
+        upgraded.push([id, connection.saved.name, connection.saved.value]);
+      else {
+        const value = save?.(connection);
+        if (value !== undefined) upgraded.push([id, '', value]);
+      }
       const { state } = connection;
       if (state !== undefined) hasState = true;
       states.push(state);
       const bytes = rehearsing && !connection.isDrained ? undefined : connection.pending();
       if (bytes !== undefined) pending.push([id, bytes]);
     }
-    return { live: live.subarray(0, count), states: hasState ? states : undefined, pending };
+    return { live: live.subarray(0, count), states: hasState ? states : undefined, pending, upgraded };
+  }
+
+  /**
+   * In a lingering image: everything of connections that stayed and can cross now, and their descriptors (borrowed). They are
+   * this image's no more: `Connection.detach` them when it is sent.
+   * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EINVAL when a state cannot be cloned.
+   */
+  takeLate(connections: readonly Connection[]): { record: Buffer; fds: number[] } {
+    const wanted = new Set(connections);
+    const late = new ConnectionSet();
+    for (const [id, connection] of this.#staying)
+      if (wanted.has(connection)) late.#members.set(id, connection);
+    const { ids: fresh, fds } = late.#descriptors();
+    return { record: serializeValue({ ...late.collect(), fresh } satisfies SavedSet), fds };
+  }
+
+  #descriptors(): { ids: Uint32Array; fds: number[] } {
+    const ids: number[] = [];
+    const fds: number[] = [];
+    for (const [id, { socket }] of this.#members) {
+      const fd = handleFd(socket);
+      if (fd === undefined) continue;
+      ids.push(id);
+      fds.push(fd);
+    }
+    return { ids: Uint32Array.from(ids), fds };
+  }
+
+  /**
+   * In an image that serves: takes in connections that a lingering one could not hand over before; they flow at once. Owns `fds`,
+   * also when it throws.
+   * @throws {LiveUpdateError} EINVAL for a damaged record, or descriptors that did not come.
+   */
+  takeIn(record: Uint8Array, fds: number[], server: Server): void {
+    try {
+      const saved = parse(record);
+      this.adopt(saved.fresh, () => {
+        const fd = fds.shift();
+        if (fd === undefined) throw new LiveUpdateError('EINVAL', 'fewer descriptors than connections');
+        return fd;
+      });
+      this.#restoreThese(saved);
+      for (const id of saved.fresh) this.#members.get(id)?.arm(server, this.protocol, () => undefined);
+      for (const id of saved.fresh) this.#members.get(id)?.announce();
+    } finally {
+      for (const fd of fds.splice(0)) closeFd(fd);
+    }
   }
 
   /** A pass came: builds its connections, which read nothing yet. @throws {LiveUpdateError} EINVAL. */
@@ -140,23 +221,34 @@ export class ConnectionSet {
   }
 
   /** Brings the adopted connections to what the freeze saved. @throws {LiveUpdateError} EINVAL for a damaged record. */
-  restore({ live = new Uint32Array(0), states, pending = [] }: SavedSet): void {
-    const ended = this.#members.size === live.length ? undefined : new Set(this.#members.keys());
+  restore(saved: SavedSet): void {
+    const { live = new Uint32Array(0) } = saved;
+    if (this.#members.size !== live.length) {
+      const ended = new Set(this.#members.keys());
+      for (const id of live) ended.delete(id);
+      this.abandon(ended);
+    }
+    this.#restoreThese(saved);
+  }
+
+  #restoreThese({ live = new Uint32Array(0), states, pending = [], upgraded = [] }: SavedSet): void {
     for (let i = 0; i < live.length; i++) {
       const id = live[i] as number;
       const connection = this.#members.get(id);
       if (connection === undefined) throw new LiveUpdateError('EINVAL', `the connection ${id} did not come`);
       if (states !== undefined) connection.state = states[i];
-      ended?.delete(id);
     }
-    if (ended !== undefined) this.abandon(ended);
     for (const [id, bytes] of pending) this.#members.get(id)?.restore(bytes);
+    for (const [id, name, value] of upgraded) {
+      const connection = this.#members.get(id);
+      if (connection !== undefined) connection.saved = { name, value };
+    }
   }
 
   /** After the commit: lets every connection that crossed flow. `onFlow` is called for each that the program gets. */
   arm(server: Server, onFlow: () => void): void {
     for (const connection of this.#members.values()) {
-      if (connection.crossed) connection.arm(server, onFlow);
+      if (connection.crossed) connection.arm(server, this.protocol, onFlow);
     }
   }
 
@@ -178,8 +270,18 @@ export class ConnectionSet {
     }
   }
 
+  /** After the commit, in an old image that ends. */
   sever(): void {
     for (const connection of this.#members.values()) connection.sever();
+  }
+
+  /** After the commit, in an old image that lingers: lets go of all that crossed. */
+  detach(): void {
+    for (const [id, connection] of [...this.#members]) {
+      if (!this.#staying.has(id)) connection.detach();
+      else connection.watchEnd(undefined);
+    }
+    this.#preserved = undefined;
   }
 }
 

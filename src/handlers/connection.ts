@@ -23,8 +23,8 @@ import { handleFd } from '../linux/handle-fd.js';
 import { SHUT_RDWR, shutdown } from '../linux/socket-facts.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import {
+  detach,
   isDrained,
-  letGo,
   ownerOf,
   type SocketOwner,
   sever,
@@ -45,7 +45,7 @@ const plainPush = Socket.prototype.push as Push;
 
 /** Stands in for `push` of a socket that the program has not seen yet: whatever arrives, the program is told first. */
 const announcingPush: Push = function (chunk, encoding) {
-  Connection.from(this)?.announce();
+  Connection.from(this)?.announceBytes();
   return plainPush.call(this, chunk, encoding);
 };
 
@@ -57,6 +57,24 @@ export interface Directions {
 
 const BOTH: Directions = { readable: true, writable: true };
 
+/** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
+export interface Receiver {
+  receive(connection: Connection): void;
+}
+
+/**
+ * What a connection became by an upgrade, if that can cross: a WebSocket, say. Its server's protocol knows nothing of it any
+ * more.
+ */
+export interface UpgradedProtocol {
+  /** By which the next image knows who takes the connection: see `Receiver`. */
+  readonly name: string;
+  /** Whether it can cross as it is now. Asked in the halted image, and in a lingering one. */
+  isMovable(): boolean;
+  /** Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off. */
+  save(): unknown;
+}
+
 /** One connection and what the program keeps about it. `lu.connection(socket)` returns it. */
 export class Connection<S = unknown> implements SocketOwner {
   readonly socket: Socket;
@@ -67,12 +85,18 @@ export class Connection<S = unknown> implements SocketOwner {
   state: S | undefined = undefined;
   /** Whether it came from the image before. */
   readonly crossed: boolean;
+  /** What it became by an upgrade; undefined for what its server speaks. */
+  upgraded: UpgradedProtocol | undefined;
+  /** In the next image: what `upgraded` saved, until the connection is received. */
+  saved: { readonly name: string; readonly value: unknown } | undefined;
   #unread: Buffer | undefined;
   #unwritten: Buffer | undefined;
   #ended = false;
   #armed = false;
   #announced: boolean;
+  #receiver: Receiver | undefined;
   #server: Server | undefined;
+  #hasBytes = false;
   #onEnd: (() => void) | undefined;
   #onGone: (() => void) | undefined;
   #onFlow: (() => void) | undefined;
@@ -158,14 +182,15 @@ export class Connection<S = unknown> implements SocketOwner {
   }
 
   /**
-   * After the commit: lets bytes flow. `server` (if it came through one) will get it as its own connection. What the old
-   * image still had to write goes first, so that nothing the new one writes can pass it. `onFlow` is called when
-   * the program gets the connection.
+   * After the commit: lets bytes flow. `server` (if it came through one) will have it as its own connection, and `receiver` gives
+   * it to the program (by default it is emitted on `server`). What the old image still had to write goes first, so that nothing the new one writes can pass it.
+   * `onFlow` is called when the program gets the connection.
    */
-  arm(server?: Server, onFlow?: () => void): void {
+  arm(server?: Server, receiver?: Receiver, onFlow?: () => void): void {
     const { socket } = this;
     this.#onFlow = onFlow;
     this.#server = server;
+    this.#receiver = receiver;
     this.#armed = true;
     const held = this.#release();
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
@@ -180,7 +205,23 @@ export class Connection<S = unknown> implements SocketOwner {
     startReading(socket);
   }
 
-  /** Gives the connection to the program, once: emits it on its server, then what was unread. */
+  /** Whether the program has it. */
+  get isAnnounced(): boolean {
+    return this.#announced;
+  }
+
+  /** Whether it crossed, and no byte has come since. */
+  get isSilent(): boolean {
+    return this.crossed && !this.#hasBytes;
+  }
+
+  /** The first bytes are there: the program gets the connection before them. */
+  announceBytes(): void {
+    this.#hasBytes = true;
+    this.announce();
+  }
+
+  /** Gives the connection to the program, once: its receiver does, then what was unread. */
   announce(): void {
     if (this.#announced) return;
     this.#announced = true;
@@ -188,7 +229,10 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#onFlow = undefined;
     const { socket } = this;
     (socket as { push: Push }).push = plainPush;
-    if (this.#unread !== undefined) socket.unshift(this.#unread);
+    if (this.#unread !== undefined) {
+      this.#hasBytes = true;
+      socket.unshift(this.#unread);
+    }
     this.#unread = undefined;
     const server = this.#server;
     if (server !== undefined) {
@@ -198,8 +242,10 @@ export class Connection<S = unknown> implements SocketOwner {
       owned.server = server;
       owned._server = server;
       (server as unknown as { _connections: number })._connections++;
-      server.emit('connection', socket);
     }
+    if (this.#receiver !== undefined) this.#receiver.receive(this);
+    else server?.emit('connection', socket);
+    this.saved = undefined;
     socket.read(0);
   }
 
@@ -256,14 +302,19 @@ export class Connection<S = unknown> implements SocketOwner {
     return Buffer.concat([header, unread, unwritten]);
   }
 
-  /** After the commit, in the old image: it can no longer write into, read from or close the connection. */
+  /** After the commit, in an old image that ends: it can no longer write into, read from or close the connection. */
   sever(): void {
     sever(this.socket);
   }
 
-  /** As `sever`, also for an image that lives on: see `letGo` of the socket hooks. */
-  letGo(): void {
-    letGo(this.socket);
+  /**
+   * After the commit, in an old image that lingers: this image's descriptor is closed, without a word to the peer or the program.
+   * What the program still writes to the socket, or however it ends it, reaches nobody.
+   */
+  detach(): void {
+    this.#onEnd = undefined;
+    detach(this.socket);
+    this.#onGone?.();
   }
 }
 
@@ -308,9 +359,9 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
     toFile: (value) => (value instanceof Socket ? Connection.of(value) : undefined),
     toObject: ({ socket }) => socket,
     start(connection, onFlow) {
-      if (connection.crossed) connection.arm(undefined, onFlow);
+      if (connection.crossed) connection.arm(undefined, undefined, onFlow);
     },
-    sever: (connection) => connection.letGo(),
+    sever: (connection) => connection.detach(),
     onGone: (connection, callback) => connection.whenClosed(callback),
     ops: {
       canPreserve: (_handler, file) => file instanceof Connection,

@@ -2,12 +2,12 @@
 import { LiveUpdateError } from '../core/errors.js';
 import { addCount, createEventfd, MAX_COUNT } from '../linux/eventfd.js';
 import type { CarriedFileHandler, Handover } from './carried.js';
-import { Counter, counterHandler } from './counter.js';
+import { CountFd, countHandler } from './count-fd.js';
 
 const MAX_INITIAL = 0xffff_ffff;
 
 /** Emits 'count' with what was added since the last; `keep()` takes it. */
-export class Eventfd extends Counter {
+export class Eventfd extends CountFd {
   /**
    * A new counter.
    * @param initial What it begins with.
@@ -42,5 +42,5 @@ export class Eventfd extends Counter {
 }
 
 export function eventfdHandler(handover: Handover): CarriedFileHandler<Eventfd> {
-  return counterHandler(handover, { compatible: 'liveupdate-eventfd-v1', kind: 'eventfd', type: Eventfd });
+  return countHandler(handover, { compatible: 'liveupdate-eventfd-v1', kind: 'eventfd', type: Eventfd });
 }

@@ -8,8 +8,10 @@
 import { type AddressInfo, type ListenOptions, Server } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
-import { closeFd } from '../linux/fd.js';
+import { stopWatching } from '../linux/epoll.js';
+import { closeFd, replaceFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
+import { openUnreachableListener } from '../linux/listen-socket.js';
 import { isListening } from '../linux/socket-facts.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 
@@ -22,6 +24,15 @@ interface Saved {
   readonly address: ListenerAddress;
   readonly backlog: number | undefined;
 }
+
+/** What Node has of a server, in 20 to 26. */
+type ServerInternals = Omit<Server, never> & {
+  _handle: { readonly fd: number; close(): void; unref(): void } | null;
+  _emitCloseIfDrained(): void;
+};
+
+/** Handles that are open and do nothing: one that is collected would be closed. */
+const inert = new Set<object>();
 
 export class Listener {
   readonly address: ListenerAddress;
@@ -120,6 +131,29 @@ export class Listener {
     if (typeof this.address === 'string') (server as { _pipeName?: string })._pipeName = this.address;
   }
 
+  /**
+   * After the commit, in an old image that lingers: this image accepts nobody any more. The server gets its 'close' when its last
+   * connection has ended.
+   */
+  sever(): void {
+    const server = this.#server as ServerInternals | undefined;
+    const handle = server?._handle;
+    if (server === undefined || !handle) return;
+    if (typeof this.address !== 'string') handle.close();
+    else {
+      // libuv unlinks the path of a unix listener that it closes, and the path is the next image's. So it stays open, behind a
+      // descriptor to which nobody can connect.
+      const unreachable = openUnreachableListener();
+      stopWatching(handle.fd);
+      replaceFd(unreachable, handle.fd);
+      closeFd(unreachable);
+      handle.unref();
+      inert.add(handle);
+    }
+    server._handle = null;
+    server._emitCloseIfDrained();
+  }
+
   /** Gives the descriptor up, if no server took it. */
   close(): void {
     if (this.#fd === undefined) return;
@@ -171,6 +205,7 @@ export function listenerHandler(handover: Handover): CarriedFileHandler<Listener
       if (listener.server === undefined) listener.bind(new Server());
       return listener.server;
     },
+    sever: (listener) => listener.sever(),
     ops: {
       canPreserve: (_handler, file) => file instanceof Listener,
       preserve(args: FileOpArgs<Listener>) {

@@ -109,9 +109,9 @@ export function pipeHandler(handover: Handover): CarriedFileHandler<PipeEnd> {
     toFile: (value) => (value instanceof Socket ? PipeEnd.of(value) : undefined),
     toObject: ({ socket }) => socket,
     start({ connection }, onFlow) {
-      if (connection.crossed) connection.arm(undefined, onFlow);
+      if (connection.crossed) connection.arm(undefined, undefined, onFlow);
     },
-    sever: ({ connection }) => connection.letGo(),
+    sever: ({ connection }) => connection.detach(),
     onGone: ({ connection }, callback) => connection.whenClosed(callback),
     ops: {
       canPreserve: (_handler, file) => file instanceof PipeEnd,

@@ -15,6 +15,8 @@ import { LiveUpdateError } from '../core/errors.js';
 /** libuv's handle below a socket, as far as it is used here. */
 interface StreamHandle {
   readonly writeQueueSize: number;
+  onread: unknown;
+  close(): void;
 }
 
 interface InFlight {
@@ -183,13 +185,29 @@ export function sever(socket: Socket): void {
 }
 
 /**
- * As `sever`, for a process whose loop turns on: the handle reads no more and is closed, libuv's writes are cancelled, and the
- * program hears nothing of it. The open file lives on in the other image.
+ * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
+ * own writes are cancelled; the peer sees no end, since another image has the connection.
  */
-export function letGo(socket: Socket): void {
-  const handle = internals(socket)._handle as { readStop(): void; close(): void } | null;
-  sever(socket);
-  socket.emit = () => false;
-  handle?.readStop();
-  handle?.close();
+export function detach(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  internals(socket)._handle = null;
+  socket.setTimeout(0);
+  const swallow = (...args: unknown[]) => {
+    const callback = args.at(-1);
+    if (typeof callback === 'function') process.nextTick(callback as () => void);
+  };
+  const muted = socket as unknown as Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>;
+  muted.write = (...args) => {
+    swallow(...args);
+    return true;
+  };
+  muted.end = (...args) => {
+    swallow(...args);
+    return socket;
+  };
+  muted.destroy = () => socket;
+  // Closed without its JavaScript owner: what still waits in libuv ends with ECANCELED, and must not come back as an error.
+  handle.onread = () => undefined;
+  handle.close();
 }

@@ -5,11 +5,11 @@
 import { LiveUpdateError } from '../core/errors.js';
 import { createTimerfd, setTimerfd, type TimerClock, timerfdSetting } from '../linux/timerfd.js';
 import type { CarriedFileHandler, Handover } from './carried.js';
-import { Counter, counterHandler } from './counter.js';
+import { CountFd, countHandler } from './count-fd.js';
 import { NANOSECONDS_PER_MS, toNanoseconds } from './milliseconds.js';
 
 /** Emits 'count' with how often it expired since the last; `keep()` takes it. */
-export class Timerfd extends Counter {
+export class Timerfd extends CountFd {
   /**
    * A timer that does not run yet.
    * @param clock 'boottime' goes on while the machine sleeps; 'realtime' follows the wall clock when that is set.
@@ -51,5 +51,5 @@ export class Timerfd extends Counter {
 }
 
 export function timerfdHandler(handover: Handover): CarriedFileHandler<Timerfd> {
-  return counterHandler(handover, { compatible: 'liveupdate-timerfd-v1', kind: 'timerfd', type: Timerfd });
+  return countHandler(handover, { compatible: 'liveupdate-timerfd-v1', kind: 'timerfd', type: Timerfd });
 }

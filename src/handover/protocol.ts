@@ -19,6 +19,9 @@
  * Leaving for the next kernel, luod is at the other end of `direct` itself: the same passes and the same freeze, and what
  * cannot be carried across a kexec is named instead of sent. There is no `finish`: a frozen image ends with its kernel.
  *
+ * An old image with connections that could not cross does not leave at 'finish': it says 'lingering' to luod, and 'late' over `direct`,
+ * which lives as long as it does and is handed on from successor to successor.
+ *
  * Called off at any step before the commit word is set: luod kills the successor, waits for its end, finds the word unset,
  * and says `unfreeze` to the old image.
  */
@@ -73,6 +76,8 @@ export type ImageToLuod =
   | { type: 'frozen'; left?: Left[] }
   | ({ type: 'finished' } & CutReport)
   | { type: 'unfrozen' }
+  /** After 'finish', instead of leaving: connections that could not cross are served to their end. Said again as they end. */
+  | { type: 'lingering'; connections: number }
   | { type: 'failed'; phase: Phase; error: ErrorReport }
   | { type: 'update'; id: number; command?: string[] }
   /** Answers 'restarted': what follows is for the luod that said so. */
@@ -97,7 +102,8 @@ export type LuodToImage =
   | { type: 'preserve'; carrier: Carrier }
   | { type: 'freeze' }
   | { type: 'unfreeze'; reason: ErrorReport }
-  | { type: 'finish' }
+  /** The next image is in charge. What cannot cross may take this long to end here. */
+  | { type: 'finish'; drainMs: number }
   | { type: 'refused'; error: ErrorReport }
   | { type: 'updated'; id: number; result: unknown }
   /** Another luod took over, and may not have heard what was said last. */
@@ -109,8 +115,13 @@ export type OldToSuccessor =
   | { type: 'precopy' }
   | { type: 'precopied' }
   | { type: 'ended'; session: string; ids: number[] }
-  /** + [image, its fds...] */
-  | { type: 'frozen'; at: string; sentAt: string };
+  /**
+   * + [image, its fds..., and for each of `inherited` a wire and the descriptors that came ahead of their line]. Behind these
+   * wires older images linger, and hand on connections; `begun` is what has come of a line (base64).
+   */
+  | { type: 'frozen'; at: string; sentAt: string; inherited: { begun: string; fds: number }[] }
+  /** + [record, descriptors...]: connections that could not cross in the cut, and now can. Said by an image that lingers. */
+  | { type: 'late'; session: string };
 
 /** From the successor to the old image: one for each precopy. */
 export type SuccessorToOld = { type: 'ack' };

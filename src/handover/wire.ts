@@ -78,14 +78,25 @@ export class Wire {
    * @param fd A connected unix stream socket; the wire owns it from now on.
    * @param options.skipTo For a socket that another process has read from, maybe to the middle of a line: everything is thrown
    *   away up to a message of this type, which is delivered.
+   * @param options.begun For a socket that another process has read from in good order: what that had of a message (`Wire.begun`).
    * @param options.refuses Whether the peer is told, by a last message 'refused', why the wire is closed when it broke a rule.
    */
   constructor(
     fd: number,
     events: WireEvents,
     limits: Partial<WireLimits> = {},
-    options: { skipTo?: string | undefined; refuses?: boolean } = {},
+    options: {
+      skipTo?: string | undefined;
+      refuses?: boolean;
+      begun?: { readonly bytes: Uint8Array; readonly fds: readonly number[] };
+    } = {},
   ) {
+    if (options.begun !== undefined) {
+      const { bytes, fds } = options.begun;
+      if (bytes.length > 0) this.#line.push(bytes);
+      this.#lineBytes = bytes.length;
+      this.#fds.push(...fds);
+    }
     this.#skippingTo = options.skipTo;
     this.#refuses = options.refuses ?? false;
     this.#fd = fd;
@@ -110,6 +121,11 @@ export class Wire {
 
   get isOpen(): boolean {
     return this.#open;
+  }
+
+  /** What has come of a message that is not complete (copied, and its descriptors borrowed), for another process that reads on. */
+  get begun(): { readonly bytes: Buffer; readonly fds: readonly number[] } {
+    return { bytes: Buffer.concat(this.#line), fds: this.#fds };
   }
 
   /** Keeps the event loop alive while the wire is open, which is the default. */

@@ -11,6 +11,7 @@ const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
 const O_ACCMODE = 3;
+const O_CLOEXEC = 0o2000000;
 const RLIMIT_NOFILE = 7;
 const SEEK_SET = 0;
 const SEEK_CUR = 1;
@@ -18,6 +19,13 @@ const SEEK_CUR = 1;
 /** A duplicate, close-on-exec. @throws {LiveUpdateError} EBADF, EMFILE. fcntl(2) */
 export function dupFd(fd: number): number {
   return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+/** Puts a duplicate of `from` in the place of `to`, which is closed; close-on-exec. @throws {LiveUpdateError} EBADF. dup3(2) */
+export function replaceFd(from: number, to: number): void {
+  const result = libc.dup3(from, to, O_CLOEXEC);
+  const error = errno();
+  if (result === -1) throw failure('dup3', error);
 }
 
 /** @throws {LiveUpdateError} EBADF. close(2): the descriptor is gone whatever else is reported. */

@@ -90,6 +90,10 @@ export const libc = {
     'int connect(int fd, void *address, unsigned int length)',
   ),
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
+  epollCtl: declare<(epoll: Fd, operation: number, fd: Fd, event: Bytes) => number>(
+    'int epoll_ctl(int epoll, int operation, int fd, void *event)',
+  ),
+  dup3: declare<(from: Fd, to: Fd, flags: number) => number>('int dup3(int from, int to, int flags)'),
   execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
     'int execve(const char *path, void *argv, void *envp)',
   ),

@@ -97,6 +97,26 @@ export function openListeningSocket(address: ListenAddress, backlog: number): nu
   }
 }
 
+/**
+ * A unix socket that listens under a name that the kernel chose and nobody knows: accept(2) says EAGAIN for ever. The caller owns it.
+ * @throws {LiveUpdateError} EMFILE, ENFILE.
+ */
+export function openUnreachableListener(): number {
+  const fd = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  check('socket', fd, errno());
+  const family = Buffer.alloc(PATH_AT);
+  family.writeUInt16LE(AF_UNIX);
+  try {
+    // Only a family: the kernel binds it to a free abstract name. unix(7), autobind
+    check('bind', libc.bind(fd, family, family.length), errno());
+    check('listen', libc.listen(fd, 1), errno());
+    return fd;
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+}
+
 function check(call: string, result: number, error: number): void {
   if (result === -1) throw failure(call, error);
 }

@@ -189,7 +189,10 @@ describe('a program is refused with one line', () => {
 
 describe('a program that does not use liveupdate', () => {
   it('is restarted in the plain way, and that is said', async () => {
-    const luod = await LuodProcess.start({ command: [NODE, '-e', 'setInterval(() => 0, 1e9)'] });
+    const luod = await LuodProcess.start({
+      command: [NODE, '-e', 'setInterval(() => 0, 1e9)'],
+      isPlain: true,
+    });
     expect(luod.stderr).toMatch(/has not called liveupdate/);
     const { code, stdout } = await run([...cli('luoctl'), 'update', '--socket', luod.socket]);
     expect([code, stdout]).toEqual([

@@ -122,7 +122,13 @@ export class LuodProcess {
 
   /** Starts luod with a program (the echo program) and waits until it serves. */
   static async start(
-    options: { command?: readonly string[]; flags?: readonly string[]; env?: NodeJS.ProcessEnv } = {},
+    options: {
+      command?: readonly string[];
+      flags?: readonly string[];
+      env?: NodeJS.ProcessEnv;
+      /** The program does not use liveupdate. */
+      isPlain?: boolean;
+    } = {},
   ): Promise<LuodProcess> {
     const folder = mkdtempSync(join(tmpdir(), 'liveupdate-e2e-'));
     const luod = new LuodProcess(
@@ -132,7 +138,8 @@ export class LuodProcess {
       options.flags ?? [],
       options.env ?? {},
     );
-    await luod.says(/generation 1 serves/);
+    // A program that is slow to start is taken for one without liveupdate first.
+    await luod.says(options.isPlain ? /generation 1 serves/ : /generation 1 serves, pid \d+$/m);
     return luod;
   }
 

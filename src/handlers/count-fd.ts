@@ -14,13 +14,13 @@ import { type FdKind, fdFacts } from '../linux/fd-facts.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 
-export interface CounterEvents {
+export interface CountEvents {
   /** What was taken. Listening for it begins to take; without a listener the count waits in the kernel. */
   count: [count: bigint];
   close: [];
 }
 
-export abstract class Counter extends EventEmitter<CounterEvents> implements Disposable {
+export abstract class CountFd extends EventEmitter<CountEvents> implements Disposable {
   readonly #fd: OwnedFd;
   #watch: FdWatch | undefined;
   #isOpen = true;
@@ -120,7 +120,7 @@ export abstract class Counter extends EventEmitter<CounterEvents> implements Dis
   }
 }
 
-export interface CounterKind<T extends Counter> {
+export interface CountKind<T extends CountFd> {
   readonly compatible: string;
   readonly kind: FdKind;
   readonly type: new (fd: number, options: { held: boolean }) => T;
@@ -129,9 +129,9 @@ export interface CounterKind<T extends Counter> {
 const OPEN = Buffer.from('open');
 const CLOSED = Buffer.from('closed');
 
-export function counterHandler<T extends Counter>(
+export function countHandler<T extends CountFd>(
   handover: Handover,
-  { compatible, kind, type }: CounterKind<T>,
+  { compatible, kind, type }: CountKind<T>,
 ): CarriedFileHandler<T> {
   const adopt = (handle: number): T =>
     handover.incoming.adopt(handle, () => {

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { Counter } from '../../../src/handlers/counter.js';
+import type { CountFd } from '../../../src/handlers/count-fd.js';
 import { Eventfd, eventfdHandler } from '../../../src/handlers/eventfd.js';
 import { Timerfd, timerfdHandler } from '../../../src/handlers/timerfd.js';
 import { dupFd } from '../../../src/linux/fd.js';
@@ -9,19 +9,19 @@ import { Crossing, restored } from './crossing.js';
 
 countDescriptors();
 
-let counters: Counter[] = [];
+let counters: CountFd[] = [];
 afterEach(async () => {
   for (const counter of counters) counter.close();
   counters = [];
   await new Promise((resolve) => setImmediate(resolve));
 });
 
-function own<T extends Counter>(counter: T): T {
+function own<T extends CountFd>(counter: T): T {
   counters.push(counter);
   return counter;
 }
 
-async function count(counter: Counter): Promise<bigint> {
+async function count(counter: CountFd): Promise<bigint> {
   return ((await once(counter, 'count')) as [bigint])[0];
 }
 
@@ -112,7 +112,7 @@ describe('an eventfd', () => {
     expect(own(file).take()).toBe(3n);
     const timer = own(Timerfd.create());
     const handler = () =>
-      restored<Counter>(
+      restored<CountFd>(
         (handover) => ({ ...eventfdHandler(handover), custody: timerfdHandler(handover).custody }) as never,
         timer,
       );
