@@ -28,6 +28,7 @@ import { Departure } from './departure.js';
 import type { ServiceEvent } from './events.js';
 import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
 import type { Store } from './keeper-link.js';
+import { endKeptChildren } from './kept-children.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { type LingererStatus, Lingerers } from './lingerers.js';
@@ -774,6 +775,9 @@ export class Service {
   #end(status: number): void {
     this.#state = 'stopped';
     this.#lingerers.kill();
+    endKeptChildren(this.custody.entries(), (session, error) =>
+      this.#log(`'${session}' lives on: ${error.message}`),
+    );
     this.custody.clear();
     this.#store.drop();
     this.#tellChange();

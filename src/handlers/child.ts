@@ -27,7 +27,8 @@ import { type FdWatch, watchFd } from '../linux/poll.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { Connection, type Directions } from './connection.js';
 
-const COMPATIBLE = 'liveupdate-child-v1';
+/** Its first descriptor is the process's own. */
+export const CHILD_COMPATIBLE = 'liveupdate-child-v1';
 
 /** stdin, stdout, stderr, seen from this side. */
 const DIRECTIONS: readonly Directions[] = [
@@ -79,6 +80,8 @@ export class KeptChild extends EventEmitter<ChildEvents> {
   #exit: EndOfProcess | undefined;
   #isClosed = false;
   #isRef = true;
+  /** It still is another image's. */
+  #isHeld = false;
 
   private constructor(pid: number, pidfd: number, sockets: readonly (Socket | null)[]) {
     super();
@@ -147,6 +150,7 @@ export class KeptChild extends EventEmitter<ChildEvents> {
     });
     const child = new KeptChild(pid, pidfd, sockets);
     child.#exit = exit;
+    child.#isHeld = true;
     return child;
   }
 
@@ -171,12 +175,17 @@ export class KeptChild extends EventEmitter<ChildEvents> {
   /**
    * Sends a signal, to this process and no other.
    * @returns false when it has ended.
-   * @throws {LiveUpdateError} EINVAL for what is no signal; EPERM.
+   * @throws {LiveUpdateError} EINVAL for what is no signal; EPERM; EBUSY in a new image before `ready()`.
    */
   kill(signal: NodeJS.Signals | number = 'SIGTERM'): boolean {
     const number = typeof signal === 'number' ? signal : constants.signals[signal];
     if (number === undefined)
       throw new LiveUpdateError('EINVAL', `no signal '${signal}'`, { operation: 'kill' });
+    if (this.#isHeld) {
+      throw new LiveUpdateError('EBUSY', 'before ready() the child is the image’s before', {
+        operation: 'kill',
+      });
+    }
     if (this.#exit !== undefined) return false;
     return signalPidfd(this.#pidfd.fd, number);
   }
@@ -227,7 +236,7 @@ export class KeptChild extends EventEmitter<ChildEvents> {
   /** @internal The descriptors to carry: of the process, and of its pipes that are open. */
   get fds(): number[] {
     if (this.#isClosed)
-      throw new LiveUpdateError('EBADF', 'the child process has ended', { handler: COMPATIBLE });
+      throw new LiveUpdateError('EBADF', 'the child process has ended', { handler: CHILD_COMPATIBLE });
     return [this.#pidfd.fd, ...this.#connections.flatMap((one) => fdOf(one) ?? [])];
   }
 
@@ -256,7 +265,8 @@ export class KeptChild extends EventEmitter<ChildEvents> {
 
   /** @internal After the commit: the pipes flow, and the process is watched. */
   start(onFlow: () => void): void {
-    if (this.#process !== undefined) return;
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
     for (const connection of this.#connections) connection?.arm(undefined, undefined, onFlow);
     if (this.#exit !== undefined) {
       this.#closeIfOver();
@@ -266,6 +276,12 @@ export class KeptChild extends EventEmitter<ChildEvents> {
       this.#exited(endOfProcess(this.#pidfd.fd, this.pid));
     });
     if (!this.#isRef) this.#watch.unref();
+  }
+
+  /** @internal Nobody wants it any more: it is asked to end. */
+  abandon(): void {
+    if (!this.#isClosed) signalPidfd(this.#pidfd.fd, constants.signals.SIGTERM);
+    this.letGo();
   }
 
   /** @internal Lets go of everything without a word; the process runs on. */
@@ -287,7 +303,7 @@ function fdOf(connection: Connection | undefined): number | undefined {
 function parse(record: Uint8Array): Saved {
   const saved = deserializeValue(record) as Saved;
   if (Number.isInteger(saved?.pid) && saved.piped?.length === 3 && saved.pipes?.length === 3) return saved;
-  throw new LiveUpdateError('EINVAL', 'a damaged record of a child process', { handler: COMPATIBLE });
+  throw new LiveUpdateError('EINVAL', 'a damaged record of a child process', { handler: CHILD_COMPATIBLE });
 }
 
 export function childHandler(handover: Handover): CarriedFileHandler<KeptChild> {
@@ -296,7 +312,7 @@ export function childHandler(handover: Handover): CarriedFileHandler<KeptChild> 
       KeptChild.adopt(handover.incoming.bytes(handle), () => handover.incoming.takeFd(handle)),
     );
   return {
-    compatible: COMPATIBLE,
+    compatible: CHILD_COMPATIBLE,
     adopt,
     custody: (child) => ({ bytes: child.toRecord(false), fds: child.fds }),
     start: (child, onFlow) => child.start(onFlow),
@@ -322,7 +338,7 @@ export function childHandler(handover: Handover): CarriedFileHandler<KeptChild> 
       },
       finish(args) {
         const handle = handleOf(args.serializedData);
-        if (args.file === undefined) handover.incoming.adopted<KeptChild>(handle)?.letGo();
+        if (args.file === undefined) handover.incoming.adopted<KeptChild>(handle)?.abandon();
         handover.incoming.drop(handle);
       },
     },

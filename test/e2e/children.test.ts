@@ -1,7 +1,9 @@
 /** A child process that talks all the time, through updates, until it ends under a version that did not start it. */
 import { existsSync, readFileSync } from 'node:fs';
 import { afterEach, expect, it } from 'vitest';
-import { parentOf } from '../../src/linux/pidfd.js';
+import { closeFd } from '../../src/linux/fd.js';
+import { openPidfd, parentOf } from '../../src/linux/pidfd.js';
+import { watchFd } from '../../src/linux/poll.js';
 import { LuodProcess, programPath } from './luod-process.js';
 
 let luod: LuodProcess;
@@ -38,8 +40,18 @@ it('is one for all generations; no byte is lost, and its exit code reaches the t
   await luod.says(/generation 4: child \d+/);
   const next = Number(/generation 4: child (\d+)/.exec(luod.stderr)?.[1]);
   expect(next).not.toBe(pid);
-  process.kill(next, 'SIGTERM');
-  await luod.says(new RegExp(`generation 4: child ${next} exited with null SIGTERM`));
+
+  // It ends with its service, whose program does not see to that.
+  const pidfd = openPidfd(next);
+  const ended = new Promise<void>((resolve) => {
+    const watch = watchFd(pidfd, { readable: true }, () => {
+      watch.close();
+      resolve();
+    });
+  });
+  await luod.stop();
+  await ended;
+  closeFd(pidfd);
 });
 
 it('outlives a crash of its program, and its pipes do', { timeout: 60_000 }, async () => {

@@ -2,6 +2,9 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { childHandler, KeptChild } from '../../../src/handlers/child.js';
+import { closeFd } from '../../../src/linux/fd.js';
+import { endOfProcess, openPidfd } from '../../../src/linux/pidfd.js';
+import { watchFd } from '../../../src/linux/poll.js';
 import { countDescriptors } from '../linux/descriptors.js';
 import { Crossing, restored } from './crossing.js';
 
@@ -89,12 +92,13 @@ describe('a child process', () => {
     expect([next.exitCode, told]).toEqual([3, ['last words\n']]);
   });
 
-  it('is signalled by either image, and is the old one’s again when the update is called off', async () => {
+  it('is signalled by the image that has it, which is the old one when the update is called off', async () => {
     const old = own(await KeptChild.spawn('cat'));
     const crossing = await Crossing.begin(childHandler, old);
     const next = crossing.object as KeptChild;
-    expect(next.kill(0)).toBe(true);
-    expect(() => next.kill('SIGNOT' as never)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+    expect(() => next.kill(0)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
+    expect(old.kill(0)).toBe(true);
+    expect(() => old.kill('SIGNOT' as never)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
     await crossing.freeze();
     next.letGo();
     await crossing.rollback();
@@ -123,7 +127,7 @@ describe('a child process', () => {
     expect(await read(file.stdout, 5)).toBe('after');
   });
 
-  it('without pipes, and one that nobody claims', async () => {
+  it('without pipes', async () => {
     const old = await KeptChild.spawn('sleep', ['60'], { stdio: ['ignore', 'ignore', 'ignore'] });
     const crossing = await Crossing.begin(childHandler, old);
     const next = own(crossing.object as KeptChild);
@@ -133,10 +137,23 @@ describe('a child process', () => {
     const exited = once(next, 'exit');
     expect(next.kill('SIGKILL')).toBe(true);
     expect(await exited).toEqual([null, 'SIGKILL']);
-    const other = await Crossing.begin(childHandler, await KeptChild.spawn('cat'));
-    await other.freeze();
-    await other.drop();
-    expect(other.adopted.isOver).toBe(true);
+  });
+
+  it('that nobody claims is asked to end', async () => {
+    const old = await KeptChild.spawn('sleep', ['60'], { stdio: ['ignore', 'ignore', 'ignore'] });
+    const pidfd = openPidfd(old.pid);
+    const crossing = await Crossing.begin(childHandler, old);
+    await crossing.freeze();
+    await crossing.drop();
+    expect(crossing.adopted.isOver).toBe(true);
+    await new Promise<void>((resolve) => {
+      const watch = watchFd(pidfd, { readable: true }, () => {
+        watch.close();
+        resolve();
+      });
+    });
+    expect(endOfProcess(pidfd, old.pid)).toEqual({ code: null, signal: 'SIGTERM' });
+    closeFd(pidfd);
   });
 
   it('that cannot be started, or with what cannot be carried, is refused', async () => {
