@@ -22,7 +22,7 @@ import { LiveUpdateError } from '../core/errors.js';
 import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
 import type { Image, Token } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
-import { type ConnectionSet, passRecord } from '../handlers/connection-set.js';
+import type { ConnectionSet } from '../handlers/connection-set.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
 import { writeImageFile } from '../handover/image-file.js';
@@ -222,7 +222,7 @@ export class Predecessor {
         const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS);
         const file = session.serialized(CONNECTIONS_TOKEN);
         if (file === undefined) break;
-        this.#options.handover.outgoing.update(handleOf(file.data), passRecord(ids), fds);
+        this.#options.handover.outgoing.update(handleOf(file.data), set.passRecord(ids), fds);
         bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
       }
     }

@@ -87,6 +87,9 @@ export class Connection<S = unknown> implements SocketOwner {
   readonly crossed: boolean;
   /** What it became by an upgrade; undefined for what its server speaks. */
   upgraded: UpgradedProtocol | undefined;
+  /** A clone of `state` as it was sent ahead of the freeze, in `hasSent`; the next image has it. */
+  sent: unknown;
+  hasSent = false;
   /** In the next image: what `upgraded` saved, until the connection is received. */
   saved: { readonly name: string; readonly value: unknown } | undefined;
   #unread: Buffer | undefined;
@@ -203,6 +206,11 @@ export class Connection<S = unknown> implements SocketOwner {
     if (this.#unread !== undefined || server === undefined) this.announce();
     // Also after an announcement: Readable counts a read that was held back as one under way.
     startReading(socket);
+  }
+
+  /** Whether bytes flow. */
+  get isArmed(): boolean {
+    return this.#armed;
   }
 
   /** Whether the program has it. */
