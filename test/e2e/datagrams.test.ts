@@ -48,6 +48,7 @@ class Load {
 async function start(): Promise<Load> {
   luod = await LuodProcess.start({ command: [process.execPath, programPath('datagrams.mjs')] });
   await luod.says(/port \d+/);
+  await luod.serves(1);
   socket = createSocket('udp4');
   socket.bind(0, '127.0.0.1');
   await once(socket, 'listening');
