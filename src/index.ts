@@ -12,5 +12,6 @@ export { Eventfd } from './handlers/eventfd.js';
 export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';
 export { OpenFile } from './handlers/open-file.js';
+export type { StateOptions } from './handlers/state-shape.js';
 export type { KeptTimer, TimerOptions } from './handlers/timer.js';
 export { Timerfd } from './handlers/timerfd.js';

@@ -23,6 +23,7 @@ import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
 import { State } from '../handlers/state.js';
+import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
@@ -33,6 +34,7 @@ import {
   type ErrorReport,
   type ImageToLuod,
   type LuodToImage,
+  type Phase,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
@@ -82,6 +84,13 @@ export interface ReadyOptions {
 
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
+
+interface KeepOptions<T> {
+  /** How the program keeps the file, if not as a mere file. */
+  readonly wrap?: (file: T) => Kept;
+  /** Throws when the file that came in is not what this program can take over. */
+  readonly accept?: (file: T) => void;
+}
 
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
@@ -172,7 +181,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         directFd,
         commitFd,
         sendReady: () => this.#say({ type: 'ready' }),
-        failed: (error) => link.report('retrieve', error),
+        failed: (error, phase) => link.report(phase, error),
         late: this.#late,
         committed: () => this.#takeCounters(),
       });
@@ -229,15 +238,25 @@ export class Program extends EventEmitter<ProgramEvents> {
    * A value that lives on in the next image: saved at the freeze by structured clone, and the same object for this
    * program's whole life. Until `ready()` it is a preview of what the old image still changes.
    *
-   * @param make Makes the first one. It must return an object (also an array, Map or Set).
-   * @throws {LiveUpdateError} EINVAL for a bad name or a value that cannot be cloned; EEXIST for a name that is in use.
+   * @param make Makes the first one, of the shape of `options.version`: a plain object, an array, a Map or a Set.
+   * @param options The version of the shape, and what makes it of an older one.
+   * @throws {LiveUpdateError} EINVAL for a bad name or version, a value that cannot be cloned or updated in place, or a migrate
+   *   that returned none; EEXIST for a name that is in use; EPROTONOSUPPORT for a value that came in a newer version,
+   *   or in an older one when there is no migrate; the errno of what migrate threw, EIO if it has none. In an update each of
+   *   the last three calls it off, before anything froze.
    */
-  async state<T extends object>(name: string, make: () => T | Promise<T>): Promise<T> {
+  async state<T extends object>(
+    name: string,
+    make: () => T | Promise<T>,
+    options: StateOptions<T> = {},
+  ): Promise<T> {
+    const shape = stateShape(sessionName('state', name), options);
     const kept = await this.#keep<State>(
       'state',
       name,
-      async () => State.create<object>(await make()),
+      async () => State.create<object>(await make(), shape.version),
       State,
+      { accept: (state) => state.read(shape) },
     );
     return kept.value as T;
   }
@@ -250,13 +269,15 @@ export class Program extends EventEmitter<ProgramEvents> {
    *   more than one view can map; EEXIST; ENOMEM.
    */
   async memory(name: string, size: number): Promise<ArrayBuffer> {
-    const kept = await this.#keep('memory', name, () => Memory.create(name, size), Memory);
-    if (kept.size !== size) {
-      throw new LiveUpdateError('EINVAL', `it has ${kept.size} bytes, and ${size} were asked for`, {
-        operation: 'memory',
-        session: sessionName('memory', name),
-      });
-    }
+    const kept = await this.#keep('memory', name, () => Memory.create(name, size), Memory, {
+      accept: (memory) => {
+        if (memory.size === size) return;
+        throw new LiveUpdateError('EINVAL', `it has ${memory.size} bytes, and ${size} were asked for`, {
+          operation: 'memory',
+          session: sessionName('memory', name),
+        });
+      },
+    });
     return kept.buffer;
   }
 
@@ -272,19 +293,15 @@ export class Program extends EventEmitter<ProgramEvents> {
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
-    const listener = await this.#keep(
-      'listener',
-      name,
-      () => Listener.open(server, options),
-      Listener,
-      (file) => {
+    const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
+      wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
         const kept = new KeptListener(session, file, connections, server);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
       },
-    );
+    });
     if (listener.server === undefined) listener.bind(server);
     if (server instanceof TlsServer) this.#tickets.add(server);
     return listener.address;
@@ -351,7 +368,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     name: string,
     make: () => T | Promise<T>,
     type: { readonly prototype: T },
-    wrap: (file: T) => Kept = (file) => this.#wrap(kind, name, file),
+    { wrap, accept }: KeepOptions<T> = {},
   ): Promise<T> {
     const session = sessionName(kind, name);
     if (this.#kept.has(session) || this.#making.has(session)) {
@@ -361,15 +378,9 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       // What is made while an update is under way could not be claimed by the successor any more.
       while (this.#updateOver !== undefined) await this.#updateOver.promise;
-      const came = this.#claiming?.claim(session);
-      if (came !== undefined && !(came instanceof (type as unknown as new () => T))) {
-        throw new LiveUpdateError('EINVAL', 'what came in under this name is of another kind', {
-          operation: kind,
-          session,
-        });
-      }
-      const file = (came as T | undefined) ?? (await make());
-      const kept = wrap(file);
+      const came = this.#claim(session, kind, type, accept);
+      const file = came ?? (await make());
+      const kept = wrap?.(file) ?? this.#wrap(kind, name, file);
       this.#kept.set(session, kept);
       if (this.#claiming === undefined) this.#start(kept, () => undefined);
       // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
@@ -384,6 +395,29 @@ export class Program extends EventEmitter<ProgramEvents> {
     const session = sessionName(kind, name);
     const handler = handlerOf(file, this.#handlers.values(), session);
     return { session, kind, file, handler, isForeign: !this.#builtIn.has(handler) };
+  }
+
+  /** What came in under this name. In an update, a claim that fails is luod's to know: it says why. */
+  #claim<T extends object>(
+    session: string,
+    kind: Kind,
+    type: { readonly prototype: T },
+    accept: ((file: T) => void) | undefined,
+  ): T | undefined {
+    try {
+      return this.#claiming?.claim(session, (came) => {
+        if (!(came instanceof (type as unknown as new () => T))) {
+          throw new LiveUpdateError('EINVAL', 'what came in under this name is of another kind', {
+            operation: kind,
+            session,
+          });
+        }
+        accept?.(came);
+        return came;
+      });
+    } catch (error) {
+      throw this.#failed(LiveUpdateError.from(error, { operation: kind, session }), 'preserve');
+    }
   }
 
   /** At the cut: the additions of this image join those of the ones before. */
@@ -430,8 +464,9 @@ export class Program extends EventEmitter<ProgramEvents> {
    * The commit: everything this program claimed is its own, and the sockets begin to flow. In a successor this is what
    * lets the old image freeze, so call it when the program could serve. Resolves when this image serves.
    *
-   * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; the errno of whatever
-   *   failed in the cut. A successor should then exit: the old image serves on.
+   * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; ENOENT when the handler of
+   *   one is not registered, also of one that is dropped; the errno of whatever failed in the cut. A successor should then
+   *   exit: the old image serves on.
    */
   async ready(options: ReadyOptions = {}): Promise<void> {
     if (this.#isReady)
@@ -442,7 +477,12 @@ export class Program extends EventEmitter<ProgramEvents> {
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
-      if (missing.length > 0) throw this.#failed(unclaimedError(missing));
+      if (missing.length > 0) throw this.#failed(unclaimedError(missing), 'preserve');
+    }
+    try {
+      incoming?.requireHandlers();
+    } catch (error) {
+      throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
@@ -488,8 +528,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     else for (const fd of fds) closeFd(fd);
   }
 
-  #failed(error: LiveUpdateError): LiveUpdateError {
-    this.#link?.report('retrieve', error);
+  #failed(error: LiveUpdateError, phase: Phase = 'retrieve'): LiveUpdateError {
+    this.#link?.report(phase, error);
     return error;
   }
 

@@ -46,6 +46,8 @@ interface ServeFlags {
   maxFds?: number;
   maxBytes?: number;
   maxLine?: number;
+  maxQueue?: number;
+  maxSubscriptions?: number;
   messageTimeout?: number;
   keepFor: number;
   keeper: boolean;
@@ -57,7 +59,7 @@ async function serve(flags: ServeFlags): Promise<void> {
   const ended = new Promise<NodeJS.Signals>((resolve) => {
     for (const ending of ENDING) process.once(ending, resolve);
   });
-  const limits = defaultLimits();
+  const limits = defaultLimits(flags.maxClients);
   const manager = ServiceManager.fromEnvironment(log);
   // Children that a program keeps across updates lose their parent with its first image.
   adoptOrphans();
@@ -66,21 +68,27 @@ async function serve(flags: ServeFlags): Promise<void> {
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
-    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit),
+    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit, log),
     group: flags.group,
     keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {
       ...limits,
-      clients: flags.maxClients ?? limits.clients,
       sessionsPerUid: flags.maxSessions ?? limits.sessionsPerUid,
       filesPerSession: flags.maxFiles ?? limits.filesPerSession,
       bytesPerUid: flags.maxBytes ?? limits.bytesPerUid,
       lineBytes: flags.maxLine ?? limits.lineBytes,
+      queuedBytes: flags.maxQueue ?? limits.queuedBytes,
+      subscriptionsPerClient: flags.maxSubscriptions ?? limits.subscriptionsPerClient,
       stallMs: flags.messageTimeout ?? limits.stallMs,
       heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
     },
   });
   await recover(luod);
+  await luod
+    .recoverClients()
+    .catch((error) =>
+      log(`what the previous kernel keeps for clients: ${LiveUpdateError.from(error).message}`),
+    );
   log(`listens at ${luod.socket}`);
   manager?.ready(luod.summary());
   const signal = await ended;
@@ -196,6 +204,12 @@ program
     wholeNumber,
   )
   .option('--max-line <n>', 'bytes of a message (default: 1048576)', wholeNumber)
+  .option('--max-queue <n>', 'bytes of answers that a client does not read (default: 16777216)', wholeNumber)
+  .option(
+    '--max-subscriptions <n>',
+    'programs that one connection is subscribed as (default: 100)',
+    wholeNumber,
+  )
   .option(
     '--keep-for <time>',
     'how long everything waits for the next luod when this one is killed',

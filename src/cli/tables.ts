@@ -128,6 +128,8 @@ export function kexecSummary(result: KexecResult): string {
     ({ service, generation, sessions, memfds }) =>
       `${service}: generation ${generation}, ${sessions.length} sessions, ${memfds} of them in memory files: ${sessions.join(', ') || 'none'}`,
   );
+  const { sessions: kept, memfds: memory } = result.clients;
+  if (kept > 0) lines.push(`clients: ${kept} sessions, ${memory} memory files`);
   for (const { service, session, what } of result.left) {
     lines.push(`left behind: ${service}: ${session === undefined ? '' : `${session}: `}${what}`);
   }

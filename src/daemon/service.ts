@@ -329,6 +329,12 @@ export class Service {
     return [this.#current, this.#successor].find((image) => image?.secret === secret && !image.isConnected);
   }
 
+  /** An image of this service said hello in words that luod does not speak, and was told so. */
+  refuse(image: ImageProcess, error: ErrorReport): void {
+    this.#log(`generation ${image.generation} was refused: ${error.message}`);
+    if (image === this.#successor) this.#update?.message(image, { type: 'failed', phase: 'spawn', error });
+  }
+
   /** An image of this service said hello. */
   greet(image: ImageProcess, wire: Wire, pid: number, hangUp: () => void, group: string): void {
     image.connect(wire, pid, hangUp);

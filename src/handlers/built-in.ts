@@ -10,7 +10,7 @@ import { memfdHandler } from './memfd.js';
 import { memoryHandler } from './memory.js';
 import { openFileHandler } from './open-file.js';
 import { pipeHandler } from './pipe.js';
-import { stateHandler } from './state.js';
+import { unversionedStateHandler, versionedStateHandler } from './state.js';
 import { timerHandler } from './timer.js';
 import { timerfdHandler } from './timerfd.js';
 
@@ -18,7 +18,8 @@ import { timerfdHandler } from './timerfd.js';
 export function builtInHandlers(handover: Handover): CarriedFileHandler[] {
   return [
     memoryHandler,
-    stateHandler,
+    unversionedStateHandler,
+    versionedStateHandler,
     listenerHandler,
     // A socket may be a pipe, which is to be asked first.
     pipeHandler,
