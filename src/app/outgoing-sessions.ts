@@ -103,7 +103,13 @@ export class OutgoingSessions {
  * built-in ones freeze in one go right before the halt, with no turn of the loop in between.
  */
 export function preserveOrder(kept: readonly Kept[]): Kept[] {
-  return [...kept].sort((a, b) => Number(a.kind !== 'keep') - Number(b.kind !== 'keep'));
+  return [...kept].sort((a, b) => rank(a) - rank(b));
+}
+
+/** What a handler's freeze may still change (a state, a memory) comes behind all files of `keep()`. */
+function rank(kept: Kept): number {
+  if (!(kept instanceof KeptListener) && kept.isForeign) return 0;
+  return kept.kind === 'keep' ? 1 : 2;
 }
 
 /** @throws {LiveUpdateError} EBUSY for a listener that the program closed, whose connections live on. */

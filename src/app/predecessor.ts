@@ -25,7 +25,6 @@ import { withResolvers } from '../core/resolvers.js';
 import type { Image, Token } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
-import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
 import { readImageFile, writeImageFile } from '../handover/image-file.js';
@@ -404,8 +403,7 @@ export class Predecessor {
     this.#state = 'ended';
     for (const { kept } of this.#sessions) {
       if (kept instanceof KeptListener && !lingers) kept.connections.sever();
-      // In a process that ends, 'finish' listeners may still write to memory; no other file needs taking apart.
-      if (lingers || kept.file instanceof Memory) this.#options.handler(kept.file)?.sever?.(kept.file);
+      else this.#options.handler(kept.file)?.sever?.(kept.file);
     }
   }
 

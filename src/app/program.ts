@@ -11,21 +11,22 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
-import { type ListenOptions, Server, Socket } from 'node:net';
+import type { ListenOptions, Server, Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
+import { builtInHandlers } from '../handlers/built-in.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
-import { Connection, connectionHandler } from '../handlers/connection.js';
-import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
+import { Connection } from '../handlers/connection.js';
+import { ConnectionSet } from '../handlers/connection-set.js';
 import { type Counter, Counters } from '../handlers/counters.js';
-import { Listener, listenerHandler } from '../handlers/listener.js';
-import { memfdHandler } from '../handlers/memfd.js';
-import { Memory, memoryHandler } from '../handlers/memory.js';
-import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
+import { Listener } from '../handlers/listener.js';
+import { Memory } from '../handlers/memory.js';
+import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
+import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
@@ -43,6 +44,7 @@ import { waitReadable } from '../linux/scm-rights.js';
 import { ExecUpdate } from './exec-update.js';
 import { Inherited } from './inherited.js';
 import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { handlerOf, toFile } from './kept-object.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
@@ -126,6 +128,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     outgoing: new OutgoingRecords(),
   };
   readonly #handlers = new Map<string, CarriedFileHandler>();
+  readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
   #link: LuodLink | undefined;
@@ -150,19 +153,13 @@ export class Program extends EventEmitter<ProgramEvents> {
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
-    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, (handler) =>
-      this.registerHandler(handler),
-    );
-    for (const handler of [
-      memoryHandler,
-      unversionedStateHandler,
-      versionedStateHandler,
-      listenerHandler,
-      connectionHandler,
-      connectionSetHandler,
-      memfdHandler,
-    ]) {
-      this.registerHandler(handler(this.#handover) as CarriedFileHandler);
+    const register = (handler: CarriedFileHandler) => {
+      this.registerHandler(handler);
+      this.#builtIn.add(handler);
+    };
+    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, register);
+    for (const handler of builtInHandlers(this.#handover)) {
+      register(handler);
     }
     // Whatever of a program crosses, its counters do.
     for (const handler of this.#handlers.values()) this.orchestrator.registerFlb(handler, this.#counters.flb);
@@ -382,8 +379,29 @@ export class Program extends EventEmitter<ProgramEvents> {
    * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST; ENOENT when no handler takes what `create` returned.
    */
   async keep<T>(name: string, create: () => T | Promise<T>): Promise<T> {
-    const file = await this.#keep('keep', name, async () => toFile(await create()), Object);
-    return fromFile(file) as T;
+    const handlers = this.#handlers;
+    const make = async () => toFile(await create(), handlers.values());
+    const file = await this.#keep<object>('keep', name, make, Object);
+    const { toObject } = handlerOf(file, handlers.values(), sessionName('keep', name));
+    return (toObject === undefined ? file : toObject(file)) as T;
+  }
+
+  /**
+   * Calls `callback` in `ms` milliseconds, once, in whichever version of the program is there by then; and, with an interval, again and
+   * again. Of a timer that came from the version before, the time that is left counts, and not `ms`; one that was called or
+   * cancelled there stays so, until it is `set()` again. Nothing is called before `ready()` in a new version.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name or time; EEXIST.
+   */
+  async timer(
+    name: string,
+    ms: number,
+    callback: () => void,
+    options: TimerOptions = {},
+  ): Promise<KeptTimer> {
+    const timer = await this.#keep('timer', name, () => KeptTimer.create(ms, options), KeptTimer);
+    timer.bind(callback);
+    return timer;
   }
 
   get #claiming(): Successor | Restored | Inherited | undefined {
@@ -407,14 +425,21 @@ export class Program extends EventEmitter<ProgramEvents> {
       while (this.#updateOver !== undefined) await this.#updateOver.promise;
       const came = this.#claim(session, kind, type, accept);
       const file = came ?? (await make());
-      const kept = wrap?.(file) ?? ({ session, kind, file } as Kept);
+      const kept = wrap?.(file) ?? this.#wrap(kind, name, file);
       this.#kept.set(session, kept);
+      if (this.#claiming === undefined) this.#start(kept, () => undefined);
       // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
       if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
     }
+  }
+
+  #wrap(kind: Kind, name: string, file: object): Kept {
+    const session = sessionName(kind, name);
+    const handler = handlerOf(file, this.#handlers.values(), session);
+    return { session, kind, file, handler, isForeign: !this.#builtIn.has(handler) };
   }
 
   /** What came in under this name. In an update, a claim that fails is luod's to know: it says why. */
@@ -525,8 +550,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const kept of this.#kept.values()) {
       if (kept instanceof KeptListener) {
         if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else if (kept.file instanceof Connection && kept.file.crossed)
-        kept.file.arm(undefined, undefined, onFlow);
+      } else this.#start(kept, onFlow);
     }
   }
 
@@ -571,6 +595,16 @@ export class Program extends EventEmitter<ProgramEvents> {
     } finally {
       process.exit(1);
     }
+  }
+
+  /** From now on `kept` is this image's own. */
+  #start(kept: Kept, onFlow: () => void): void {
+    if (kept instanceof KeptListener) return;
+    const { handler, file, session } = kept;
+    handler.start?.(file, onFlow);
+    handler.onGone?.(file, () => {
+      if (this.#kept.get(session) === kept) this.#release(session, true);
+    });
   }
 
   /** A lingering image has done with connections of `session`. */
@@ -828,27 +862,4 @@ export class Program extends EventEmitter<ProgramEvents> {
 
 function isMissingFlb(error: unknown): boolean {
   return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
-}
-
-/** A socket or server is kept as the file that its handler knows. */
-function toFile(value: unknown): object {
-  if (value instanceof Socket) return Connection.of(value);
-  if (value instanceof Server) return Listener.of(value);
-  if (typeof value !== 'object' || value === null) {
-    throw new LiveUpdateError('EINVAL', `keep() takes a live file, not ${typeof value}`, {
-      operation: 'keep',
-    });
-  }
-  return value;
-}
-
-function fromFile(file: object): unknown {
-  if (file instanceof Connection) return file.socket;
-  if (file instanceof Listener) {
-    if (file.server !== undefined) return file.server;
-    const server = new Server();
-    file.bind(server);
-    return server;
-  }
-  return file;
 }

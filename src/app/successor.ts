@@ -154,7 +154,7 @@ export class Restored extends Incoming {
     return undefined;
   }
 
-  async finish(): Promise<undefined> {
+  async finish(_dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<undefined> {
     const { orchestrator } = this.options;
     await orchestrator.deserialize(this.#image);
     for (const { name, files } of this.#image.sessions) {
@@ -163,6 +163,7 @@ export class Restored extends Incoming {
       await session.finish();
       await session.close();
     }
+    arm(() => undefined);
   }
 }
 

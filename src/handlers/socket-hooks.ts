@@ -9,6 +9,7 @@
  * installation: a Node without them is refused with ENOSYS rather than trusted.
  */
 import { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import { LiveUpdateError } from '../core/errors.js';
 
 /** libuv's handle below a socket, as far as it is used here. */
@@ -126,9 +127,9 @@ export function isDrained(socket: Socket): boolean {
   return readable.length === 0 && writable.length === 0 && readable.decoder === null;
 }
 
-/** Bytes that were read from the kernel and that nobody has consumed yet. The socket keeps them. */
-export function unreadBytes(socket: Socket): Buffer {
-  const state = internals(socket)._readableState;
+/** Bytes that were read from the kernel and that nobody has consumed yet. The socket (or any other stream) keeps them. */
+export function unreadBytes(socket: Readable): Buffer {
+  const state = (socket as unknown as Internals)._readableState;
   const parts: Uint8Array[] = [];
   for (const chunk of state.buffer) {
     // Node 22 keeps consumed places as holes.

@@ -73,7 +73,7 @@ describe('what a kernel or a dead image left', () => {
     );
     const held = state?.value;
     restored.requireHandlers();
-    await restored.finish();
+    await restored.finish(new Set(), () => undefined);
     expect([state?.value, runs]).toEqual([{ n: 1, three: true }, 1]);
     expect(state?.value).toBe(held);
   });
