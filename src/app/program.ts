@@ -12,6 +12,7 @@
  */
 import { EventEmitter } from 'node:events';
 import type { ListenOptions, Server, Socket } from 'node:net';
+import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
@@ -110,6 +111,8 @@ interface KeepOptions<T> {
 
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
+
+const LOWEST_PRIORITY = 19;
 
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
@@ -468,6 +471,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** At the cut: the additions of this image join those of the ones before. */
   async #takeCounters(): Promise<void> {
     const { flb } = this.#counters;
+    // A version that counts nothing gives up what the one before counted.
+    if (this.#counters.size === 0) return;
     try {
       this.#counters.take(await this.orchestrator.getIncoming(flb));
       await this.orchestrator.putIncoming(flb);
@@ -537,9 +542,12 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
       this.#say(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
-      for (const kept of this.#kept.values()) {
-        if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
-      }
+      // All at once: each looks for connections that speak at every turn.
+      await Promise.all(
+        [...this.#kept.values()].map((kept) =>
+          kept instanceof KeptListener ? kept.connections.announce(ANNOUNCED_PER_TURN) : undefined,
+        ),
+      );
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
@@ -822,6 +830,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       this.emit('finish');
     } finally {
+      // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
+      setPriority(LOWEST_PRIORITY);
       process.exit(0);
     }
   }
