@@ -10,15 +10,18 @@ import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
 import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js';
+import type { Upgrades } from '../handlers/upgrades.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
 export type Kind = 'state' | 'memory' | 'listener' | 'keep';
+/** Of names that are no sessions of their own: what became of connections. */
+type Upgrade = 'websocket';
 
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;
 
 /** @throws {LiveUpdateError} EINVAL when `name` is empty, no string, holds a NUL, or is too long with its kind. */
-export function sessionName(kind: Kind, name: string): string {
+export function sessionName(kind: Kind | Upgrade, name: string): string {
   if (typeof name !== 'string' || name.length === 0 || name.includes('\0')) {
     throw new LiveUpdateError(
       'EINVAL',
@@ -51,11 +54,17 @@ export class KeptListener {
   readonly connections: ConnectionSet;
   readonly protocol: ServerProtocol;
 
-  constructor(session: string, listener: Listener, connections: ConnectionSet, server: Server) {
+  constructor(
+    session: string,
+    listener: Listener,
+    connections: ConnectionSet,
+    server: Server,
+    upgrades: Upgrades,
+  ) {
     this.session = session;
     this.file = listener;
     this.connections = connections;
-    this.protocol = protocolOf(server);
+    this.protocol = protocolOf(server, upgrades);
     connections.protocol = this.protocol;
   }
 

@@ -21,6 +21,8 @@ import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
 import { State, stateHandler } from '../handlers/state.js';
+import { Upgrades } from '../handlers/upgrades.js';
+import { connectionOf, type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -96,6 +98,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #handlers = new Map<string, CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
+  readonly #upgrades = new Upgrades();
   #link: LuodLink | undefined;
   #incoming: Successor | Restored | undefined;
   #origin: Origin = 'fresh';
@@ -268,7 +271,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       Listener,
       (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server);
+        const kept = new KeptListener(session, file, connections, server, this.#upgrades);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -278,9 +281,27 @@ export class Program extends EventEmitter<ProgramEvents> {
     return listener.address;
   }
 
-  /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
-  connection<S = unknown>(socket: Socket): Connection<S> {
-    const connection = Connection.from(socket);
+  /**
+   * Lets the connections of a `WebSocketServer` of the package `ws` cross, whose HTTP server goes to `listen()`. Each that crossed
+   * is emitted as 'connection', with the request it came by, when `ready()` has committed. Call it before `ready()`.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name, for what is no `WebSocketServer`, and for one that listens by itself (made
+   *   with `port`); EEXIST for a name in use; EBUSY after `ready()`, or when it has clients; ENOSYS for a version of `ws` whose
+   *   connections cannot be taken apart.
+   */
+  webSockets(name: string, server: WebSocketServerLike): void {
+    const session = sessionName('websocket', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'webSockets', session });
+    this.#upgrades.register(session, () => new WebSockets(session, server));
+  }
+
+  /**
+   * The connection of a socket that came through `listen()`, or of a WebSocket of a server that `webSockets()` knows, with the
+   * program's own `state` for it.
+   */
+  connection<S = unknown>(socket: EventEmitter): Connection<S> {
+    const connection = connectionOf(socket) ?? Connection.from(socket as Socket);
     if (connection === undefined) {
       throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
         operation: 'connection',
@@ -377,6 +398,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     const incoming = this.#incoming;
     const dropped = new Set(options.drop);
+    this.#upgrades.drop(dropped);
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));

@@ -17,10 +17,13 @@ import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
-import { Connection } from './connection.js';
+import { Connection, type UpgradedProtocol } from './connection.js';
 import type { ServerProtocol } from './server-protocol.js';
 
 export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
+
+/** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in less than one. */
+const SETTLE_MS = 50;
 
 /** A record of a pass, or of the freeze: a structured clone. */
 interface SavedSet {
@@ -49,7 +52,7 @@ export class ConnectionSet {
   /** Those that could not cross at the freeze. */
   readonly #staying = new Map<number, Connection>();
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
-  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive'> | undefined;
+  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade'> | undefined;
   #nextId = 1;
   #preserved: Preserved | undefined;
 
@@ -94,7 +97,26 @@ export class ConnectionSet {
   unpreserve(): void {
     this.#preserved = undefined;
     this.#staying.clear();
-    for (const connection of this.#members.values()) connection.watchEnd(undefined);
+    for (const connection of this.#members.values()) {
+      connection.watchEnd(undefined);
+      connection.upgraded?.release();
+    }
+  }
+
+  /**
+   * Right before the freeze: upgraded connections take in nothing more, and what they are in the middle of comes to its end while
+   * the program is still in charge. What takes longer than a moment stays. `unpreserve` undoes it.
+   */
+  async settle(): Promise<void> {
+    const upgraded: UpgradedProtocol[] = [];
+    for (const { upgraded: other } of this.#members.values()) if (other !== undefined) upgraded.push(other);
+    for (const other of upgraded) other.hold();
+    const deadline = performance.now() + SETTLE_MS;
+    let busy = upgraded.filter((other) => other.isSettling());
+    while (busy.length > 0 && performance.now() < deadline) {
+      await nextTurn();
+      busy = busy.filter((other) => other.isSettling());
+    }
   }
 
   /** How many have not crossed yet. */
@@ -204,7 +226,10 @@ export class ConnectionSet {
       });
       this.#restoreThese(saved);
       for (const id of saved.fresh) this.#members.get(id)?.arm(server, this.protocol, () => undefined);
-      for (const id of saved.fresh) this.#members.get(id)?.announce();
+      for (const id of saved.fresh) {
+        const connection = this.#members.get(id);
+        if (connection !== undefined) announce(connection);
+      }
     } finally {
       for (const fd of fds.splice(0)) closeFd(fd);
     }
@@ -228,6 +253,7 @@ export class ConnectionSet {
       for (const id of live) ended.delete(id);
       this.abandon(ended);
     }
+    for (const [, name] of saved.upgraded ?? []) if (name !== '') this.protocol?.checkUpgrade?.(name);
     this.#restoreThese(saved);
   }
 
@@ -245,25 +271,28 @@ export class ConnectionSet {
     }
   }
 
-  /** After the commit: lets every connection that crossed flow. `onFlow` is called for each that the program gets. */
+  /**
+   * After the commit: lets every connection that crossed flow. `onFlow` is called for each that the program gets. It gets all
+   * upgraded ones now: whoever speaks to all of them, when the first message comes or the first request, must leave none out.
+   */
   arm(server: Server, onFlow: () => void): void {
+    const plain: Connection[] = [];
     for (const connection of this.#members.values()) {
-      if (connection.crossed) connection.arm(server, this.protocol, onFlow);
+      if (!connection.crossed) continue;
+      if ((connection.saved?.name ?? '') === '') plain.push(connection);
+      else {
+        connection.arm(server, this.protocol, onFlow);
+        announce(connection);
+      }
     }
+    for (const connection of plain) connection.arm(server, this.protocol, onFlow);
   }
 
   /** Gives the program those that it has not got yet, a few at a turn of the loop. */
   async announce(perTurn: number): Promise<void> {
     let left = perTurn;
     for (const connection of [...this.#members.values()]) {
-      try {
-        connection.announce();
-      } catch (error) {
-        // As in any accept: the program's own listener threw. The other connections must come all the same.
-        process.nextTick(() => {
-          throw error;
-        });
-      }
+      announce(connection);
       if (--left > 0) continue;
       left = perTurn;
       await nextTurn();
@@ -282,6 +311,17 @@ export class ConnectionSet {
       else connection.watchEnd(undefined);
     }
     this.#preserved = undefined;
+  }
+}
+
+function announce(connection: Connection): void {
+  try {
+    connection.announce();
+  } catch (error) {
+    // As in any accept: the program's own listener threw. The other connections must come all the same.
+    process.nextTick(() => {
+      throw error;
+    });
   }
 }
 

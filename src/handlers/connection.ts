@@ -63,8 +63,18 @@ export interface UpgradedProtocol {
   readonly name: string;
   /** Whether it can cross as it is now. Asked in the halted image, and in a lingering one. */
   isMovable(): boolean;
+  /** Whether it cannot cross now, and will soon if nothing more comes. */
+  isSettling(): boolean;
   /** Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off. */
   save(): unknown;
+  /** From now on it takes in nothing more. */
+  hold(): void;
+  /** Undoes `hold`. */
+  release(): void;
+  /** In a lingering image: holds it, and calls back, in another turn of the loop, when it can cross; never if it ends first. */
+  whenMovable(callback: () => void): void;
+  /** In a lingering image whose successor is gone: it is to end in the way of its protocol. */
+  end(): void;
 }
 
 /** One connection and what the program keeps about it. `lu.connection(socket)` returns it. */
@@ -77,8 +87,6 @@ export class Connection<S = unknown> implements SocketOwner {
   state: S | undefined = undefined;
   /** Whether it came from the image before. */
   readonly crossed: boolean;
-  /** What it became by an upgrade; undefined for what its server speaks. */
-  upgraded: UpgradedProtocol | undefined;
   /** In the next image: what `upgraded` saved, until the connection is received. */
   saved: { readonly name: string; readonly value: unknown } | undefined;
   #unread: Buffer | undefined;
@@ -93,6 +101,8 @@ export class Connection<S = unknown> implements SocketOwner {
   #onGone: (() => void) | undefined;
   #onFlow: (() => void) | undefined;
   #held: (() => void)[] | undefined;
+  #upgraded: UpgradedProtocol | undefined;
+  #onUpgraded: (() => void) | undefined;
 
   private constructor(socket: Socket, crossed: boolean) {
     this.socket = socket;
@@ -155,6 +165,21 @@ export class Connection<S = unknown> implements SocketOwner {
     delete socket.write;
     delete socket.end;
     return held;
+  }
+
+  /** What it became by an upgrade; undefined for what its server speaks. */
+  get upgraded(): UpgradedProtocol | undefined {
+    return this.#upgraded;
+  }
+
+  set upgraded(upgraded: UpgradedProtocol | undefined) {
+    this.#upgraded = upgraded;
+    this.#onUpgraded?.();
+  }
+
+  /** Calls back when it is upgraded. */
+  onUpgraded(onUpgraded: () => void): void {
+    this.#onUpgraded = onUpgraded;
   }
 
   get isOpen(): boolean {

@@ -1,0 +1,366 @@
+/**
+ * What `ws` 8 keeps in private about a WebSocket, taken out in one image and put into a new one in the next.
+ *
+ * The package is the program's own: nothing here imports it. Its classes come from the program's `WebSocketServer`, and a
+ * WebSocket that crossed is made by the server's own handshake, replayed on the socket with the answer muted: so whatever
+ * the server sets on a new one (options, limits, listeners, `clients`) is set on this one. Private are only the state
+ * of the parser and of the sender, and the deflate extension's way to zlib; these are pinned by `probe`, which carries half a
+ * frame from one WebSocket to another before the program relies on it.
+ *
+ * The parser's state is plain data. zlib's is not to be had: deflating begins anew, which any peer understands, since a fresh
+ * stream refers to nothing; inflating goes on with the last bytes it gave out as its dictionary (`InflatedWindow`).
+ */
+import type { EventEmitter } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { createRequire } from 'node:module';
+import { Duplex, type Writable } from 'node:stream';
+import { type ErrorContext, LiveUpdateError } from '../core/errors.js';
+
+export const OPEN = 1;
+const DEFLATE = 'permessage-deflate';
+
+/** The parser waits for bytes in the states up to this one; in later ones for zlib, or for the next turn of the loop. */
+const LAST_WAITING_STATE = 4;
+
+/** What the two sides agreed on for compression. */
+export interface DeflateParams {
+  readonly server_no_context_takeover?: true;
+  readonly client_no_context_takeover?: true;
+  readonly server_max_window_bits?: number;
+  readonly client_max_window_bits?: number;
+}
+
+type Inflated = (error: Error | null, bytes?: Buffer) => void;
+
+export interface Deflate {
+  readonly params: DeflateParams | null;
+  _options: { zlibInflateOptions?: object };
+  decompress(bytes: Buffer, isLast: boolean, callback: Inflated): void;
+}
+
+interface ParserFields {
+  _state: number;
+  _fin: boolean;
+  _opcode: number;
+  _masked: boolean;
+  _mask: Uint8Array | undefined;
+  _compressed: boolean;
+  _fragmented: number;
+  _payloadLength: number;
+  _totalPayloadLength: number;
+  _messageLength: number;
+  /** Since 8.21. */
+  _numFragments?: number;
+  _fragments: Uint8Array[];
+  _buffers: Uint8Array[];
+  _bufferedBytes: number;
+}
+
+const NUMBERS = [
+  '_state',
+  '_opcode',
+  '_fragmented',
+  '_payloadLength',
+  '_totalPayloadLength',
+  '_messageLength',
+  '_bufferedBytes',
+] as const;
+const FLAGS = ['_fin', '_masked', '_compressed'] as const;
+const LISTS = ['_fragments', '_buffers'] as const;
+
+interface SenderFields {
+  /** 0 when nothing waits for zlib or a Blob. */
+  _state: number;
+  _queue: unknown[];
+  _firstFragment: boolean;
+  _compress: boolean;
+}
+
+/** A `WebSocket` of `ws`. */
+export interface WebSocketInternals extends EventEmitter {
+  readonly readyState: number;
+  readonly isPaused: boolean;
+  readonly protocol: string;
+  binaryType: string;
+  pause(): void;
+  resume(): void;
+  close(code?: number, reason?: string): void;
+  terminate(): void;
+  _extensions: Record<string, Deflate | undefined>;
+  _receiver: Writable & ParserFields & { _loop: boolean };
+  _sender: SenderFields;
+  _socket: Duplex;
+}
+
+type Upgraded = (ws: WebSocketInternals, request: IncomingMessage) => void;
+type HandleUpgrade = (request: IncomingMessage, socket: Duplex, head: Buffer, callback: Upgraded) => void;
+
+/** A `WebSocketServer` of `ws`. */
+export interface ServerInternals extends EventEmitter {
+  readonly clients?: Set<unknown>;
+  readonly options: Record<string, unknown> & {
+    readonly perMessageDeflate?: object | false;
+    readonly WebSocket: new (...args: never[]) => unknown;
+  };
+  handleUpgrade: HandleUpgrade;
+  completeUpgrade(...args: unknown[]): void;
+}
+
+/** A parser in the middle of a message, or of a frame. */
+export type SavedParser = ParserFields;
+
+/** What crosses of a WebSocket; absent where it is as in a new one. */
+export interface SavedWebSocket {
+  readonly protocol: string;
+  readonly deflate?: DeflateParams | undefined;
+  /** What the peer's next compressed bytes may refer to. */
+  readonly window?: Uint8Array | undefined;
+  readonly parser?: SavedParser | undefined;
+  /** In the middle of a message that the program sends in fragments: whether it is compressed. */
+  readonly sending?: { readonly compress: boolean } | undefined;
+  readonly isPaused?: boolean | undefined;
+  readonly binaryType?: string | undefined;
+}
+
+/** The compression of `ws`, if the two sides agreed on one. */
+export function deflateOf(ws: WebSocketInternals): Deflate | undefined {
+  return ws._extensions[DEFLATE];
+}
+
+/** Whether nothing of it is in the hands of zlib, of a Blob or of the event loop, and it is not about to end. */
+export function isAtRest(ws: WebSocketInternals): boolean {
+  const { _receiver: parser, _sender: sender, _socket: socket } = ws;
+  return (
+    ws.readyState === OPEN &&
+    !socket.writableEnded &&
+    !socket.readableEnded &&
+    parser.writableLength === 0 &&
+    !parser._loop &&
+    parser._state <= LAST_WAITING_STATE &&
+    sender._state === 0 &&
+    sender._queue.length === 0
+  );
+}
+
+/** Of a WebSocket at rest, everything but the window. Copies nothing. */
+export function saveWebSocket(ws: WebSocketInternals): SavedWebSocket {
+  const { _receiver: parser, _sender: sender, protocol, binaryType } = ws;
+  return {
+    protocol,
+    deflate: deflateOf(ws)?.params ?? undefined,
+    parser: isBetweenMessages(parser) ? undefined : pick(parser),
+    sending: sender._firstFragment ? undefined : { compress: sender._compress },
+    binaryType: binaryType === 'nodebuffer' ? undefined : binaryType,
+  };
+}
+
+function isBetweenMessages(parser: ParserFields): boolean {
+  return parser._state === 0 && parser._fragmented === 0 && parser._bufferedBytes === 0;
+}
+
+function pick(parser: ParserFields): SavedParser {
+  const saved: Record<string, unknown> = { _mask: parser._mask };
+  for (const key of [...NUMBERS, ...FLAGS, ...LISTS]) saved[key] = parser[key];
+  if (parser._numFragments !== undefined) saved._numFragments = parser._numFragments;
+  return saved as unknown as SavedParser;
+}
+
+/** The saved bytes are a view of the whole handover's record, which must not live as long as they do. */
+function copyOf(bytes: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  copy.set(bytes);
+  return copy;
+}
+
+/**
+ * Makes a WebSocket of `server` that goes on as `saved` says, on a socket that has delivered nothing yet.
+ * @returns undefined when the server takes nobody any more.
+ */
+export function rebuildWebSocket(
+  server: ServerInternals,
+  socket: Duplex,
+  saved: SavedWebSocket,
+): WebSocketInternals | undefined {
+  const ws = replayHandshake(server, socket, saved);
+  if (ws === undefined) return undefined;
+  const { parser, sending, window } = saved;
+  if (saved.binaryType !== undefined) ws.binaryType = saved.binaryType;
+  if (parser !== undefined) {
+    Object.assign(ws._receiver, parser, {
+      _mask: parser._mask && copyOf(parser._mask),
+      _fragments: parser._fragments.map(copyOf),
+      _buffers: parser._buffers.map(copyOf),
+    });
+  }
+  if (sending !== undefined) {
+    ws._sender._firstFragment = false;
+    ws._sender._compress = sending.compress;
+  }
+  const deflate = deflateOf(ws);
+  if (deflate !== undefined && window !== undefined && window.length > 0) {
+    const { _options: options } = deflate;
+    deflate._options = {
+      ...options,
+      zlibInflateOptions: { ...options.zlibInflateOptions, dictionary: copyOf(window) },
+    };
+  }
+  if (saved.isPaused) ws.pause();
+  return ws;
+}
+
+/** A request that the server's own checks take; the key is answered to nobody. */
+function handshakeOf({ protocol, deflate }: SavedWebSocket): IncomingMessage {
+  const headers: Record<string, string> = {
+    upgrade: 'websocket',
+    'sec-websocket-version': '13',
+    'sec-websocket-key': `${'A'.repeat(22)}==`,
+  };
+  // A name that parses; the handshake's `handleProtocols` gives the real one.
+  if (protocol !== '') headers['sec-websocket-protocol'] = 'any';
+  if (deflate !== undefined) {
+    const params = Object.entries(deflate).map(([name, value]) =>
+      value === true ? name : `${name}=${value}`,
+    );
+    headers['sec-websocket-extensions'] = [DEFLATE, ...params].join('; ');
+  }
+  return { method: 'GET', url: '/', headers, socket: {} } as unknown as IncomingMessage;
+}
+
+/** As offered, so agreed: of the server's own conditions none may change what was agreed on before. */
+const UNCONDITIONAL = {
+  serverNoContextTakeover: undefined,
+  clientNoContextTakeover: undefined,
+  serverMaxWindowBits: undefined,
+  clientMaxWindowBits: undefined,
+};
+
+function replayHandshake(
+  server: ServerInternals,
+  socket: Duplex,
+  saved: SavedWebSocket,
+  changed: Record<string, unknown> = {},
+): WebSocketInternals | undefined {
+  const { handleUpgrade, completeUpgrade } = ownerOf(server, 'completeUpgrade') as ServerInternals;
+  const { perMessageDeflate } = server.options;
+  const differences: Record<string | symbol, unknown> = {
+    options: {
+      ...server.options,
+      verifyClient: null,
+      handleProtocols: () => saved.protocol,
+      perMessageDeflate: saved.deflate !== undefined && { ...perMessageDeflate, ...UNCONDITIONAL },
+      ...((changed.options as object | undefined) ?? {}),
+    },
+    completeUpgrade,
+    shouldHandle: () => true,
+    // 'headers' would tell the program of a handshake that it has seen before.
+    emit: (event: string, ...args: unknown[]) => event !== 'headers' && server.emit(event, ...args),
+    ...('clients' in changed ? { clients: changed.clients } : {}),
+  };
+  const stand = new Proxy(server, {
+    get: (target, key) => (Object.hasOwn(differences, key) ? differences[key] : Reflect.get(target, key)),
+  });
+  let made: WebSocketInternals | undefined;
+  const muted = socket as Partial<Pick<Duplex, 'write' | 'end'>>;
+  muted.write = () => true;
+  muted.end = () => socket;
+  try {
+    handleUpgrade.call(stand, handshakeOf(saved), socket, Buffer.alloc(0), (ws) => {
+      made = ws;
+    });
+  } finally {
+    delete muted.write;
+    delete muted.end;
+  }
+  return made;
+}
+
+/** The prototype that has `method` itself: the package's own class, below whatever the program derived from it. */
+function ownerOf(object: object, method: string): object | undefined {
+  for (let proto: object | null = object; proto !== null; proto = Object.getPrototypeOf(proto)) {
+    if (Object.hasOwn(proto, method)) return proto;
+  }
+  return undefined;
+}
+
+/**
+ * Whether what this module knows of `ws` holds for the one that `server` is of: carries half a frame.
+ * @throws {LiveUpdateError} EINVAL for what is no `WebSocketServer`; ENOSYS for a `ws` of other insides.
+ */
+export function probe(server: ServerInternals, names: ErrorContext): void {
+  if (ownerOf(server, 'completeUpgrade') === undefined || typeof server.options?.WebSocket !== 'function')
+    throw new LiveUpdateError('EINVAL', "it is no WebSocketServer of the package 'ws', version 8", names);
+  let missing: string | undefined;
+  try {
+    missing = carryHalfAFrame(server);
+  } catch (error) {
+    missing = LiveUpdateError.from(error).message;
+  }
+  if (missing === undefined) return;
+  throw new LiveUpdateError(
+    'ENOSYS',
+    `the connections of this 'ws' (${versionOfWs()}) cannot cross: ${missing}; 8.23.0 is known to work`,
+    names,
+  );
+}
+
+/** A masked frame with the text 'probe', the mask being zero. */
+const FRAME = Buffer.from([0x81, 0x85, 0, 0, 0, 0, ...Buffer.from('probe')]);
+
+/** @returns what is not as it should be. */
+function carryHalfAFrame(server: ServerInternals): string | undefined {
+  const base = ownerOf(server.options.WebSocket.prototype as object, 'setSocket')?.constructor;
+  const open = (saved: SavedWebSocket) =>
+    replayHandshake(server, new Duplex({ read: () => undefined, write: () => undefined }), saved, {
+      options: { WebSocket: base, allowSynchronousEvents: true },
+      clients: undefined,
+    });
+  const before = open({ protocol: 'probe', deflate: { client_max_window_bits: 10 } });
+  const after = open({ protocol: 'probe', deflate: {} });
+  if (before === undefined || after === undefined) return 'a handshake cannot be replayed';
+  // Neither is closed: nothing else has them, and closing one of other insides may throw, later and in nobody's reach.
+  const missing = missingOf(before);
+  if (missing !== undefined) return `${missing} is not what it was`;
+  before._receiver.write(FRAME.subarray(0, 8));
+  const { parser } = saveWebSocket(before);
+  if (parser === undefined || !isAtRest(before)) return 'half a frame is not where it was';
+  Object.assign(after._receiver, parser);
+  let text = '';
+  after.on('message', (bytes: Buffer) => {
+    text = bytes.toString();
+  });
+  after._receiver.write(FRAME.subarray(8));
+  return text === 'probe' ? undefined : 'half a frame does not go on';
+}
+
+function missingOf(ws: WebSocketInternals): string | undefined {
+  const { _receiver: parser, _sender: sender } = ws;
+  const deflate = deflateOf(ws);
+  const checks: Record<string, boolean> = {
+    WebSocket: ws.readyState === OPEN && ws.protocol === 'probe' && ws.isPaused === false,
+    '_socket and _receiver': ws._socket instanceof Duplex && typeof parser?.write === 'function',
+    '_receiver._loop': typeof parser?._loop === 'boolean',
+    '_sender._state': sender?._state === 0,
+    '_sender._queue': Array.isArray(sender?._queue),
+    '_sender._firstFragment': sender?._firstFragment === true && typeof sender._compress === 'boolean',
+    'the compression': deflate?.params?.client_max_window_bits === 10,
+    '_options of the compression': typeof deflate?._options === 'object',
+    'decompress() of the compression': typeof deflate?.decompress === 'function',
+  };
+  for (const key of NUMBERS) checks[`_receiver.${key}`] = typeof parser?.[key] === 'number';
+  for (const key of FLAGS) checks[`_receiver.${key}`] = typeof parser?.[key] === 'boolean';
+  for (const key of LISTS) checks[`_receiver.${key}`] = Array.isArray(parser?.[key]);
+  return Object.keys(checks).find((name) => !checks[name]);
+}
+
+/** For people: the program may have more than one. */
+function versionOfWs(): string {
+  try {
+    const { version } = createRequire(`${process.argv[1] ?? process.cwd()}/`)('ws/package.json') as {
+      version: string;
+    };
+    return version;
+  } catch {
+    // Bundled, or under another name.
+    return 'of an unknown version';
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * WebSockets: connections of an HTTP server that a `WebSocketServer` of the package `ws` has upgraded. They cross at any moment
+ * but a few: in the middle of a frame, of a message in fragments, of a compressed message.
+ *
+ * Life in the old image: `handleUpgrade` is watched, so that every WebSocket is known with the request it came by → settled,
+ * right before the freeze: nothing more is read from it, and what zlib is at work on is done and told to the program while the
+ * program is still in charge → saved. One that is not at rest even then (a message of many megabytes is being compressed; a
+ * closing handshake) stays: the old image lingers, does it, and hands the WebSocket on. One that is closing ends there.
+ *
+ * Life in the new image: rebuilt and emitted as 'connection' on the server, all of them before any of them says a word, so that
+ * a program that tells all its `clients` leaves none out.
+ */
+import type { EventEmitter } from 'node:events';
+import { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import { LiveUpdateError } from '../core/errors.js';
+import { Connection, type Receiver, type UpgradedProtocol } from './connection.js';
+import { InflatedWindow } from './inflated-window.js';
+import {
+  type Deflate,
+  deflateOf,
+  isAtRest,
+  OPEN,
+  probe,
+  rebuildWebSocket,
+  type SavedWebSocket,
+  type ServerInternals,
+  saveWebSocket,
+  type WebSocketInternals,
+} from './websocket-internals.js';
+
+/** A `WebSocketServer` of the package `ws`, as far as its type matters to a caller. */
+export interface WebSocketServerLike extends EventEmitter {
+  handleUpgrade(...args: never[]): void;
+}
+
+/** How often a lingering image looks whether a WebSocket is at rest: `ws` tells of it in no way. */
+const LOOK_MS = 5;
+
+/** Service Restart: the client may come again. */
+const CLOSE_RESTART = 1012;
+
+/** The connections of WebSockets, for `lu.connection(ws)`. */
+const connections = new WeakMap<object, Connection>();
+
+/** The connection of a WebSocket that came through a server's `WebSockets`. */
+export function connectionOf(ws: object): Connection | undefined {
+  return connections.get(ws);
+}
+
+/** The request that a WebSocket came by, as it crosses: text, since most programs never look at it again. */
+interface SavedRequest {
+  readonly method: string | undefined;
+  readonly url: string | undefined;
+  readonly httpVersion: string;
+  readonly headers: IncomingMessage['headers'];
+  readonly rawHeaders: readonly string[];
+}
+
+interface Saved extends SavedWebSocket {
+  readonly request: string;
+}
+
+/** All WebSockets of one server. */
+export class WebSockets implements Receiver {
+  readonly name: string;
+  readonly #server: ServerInternals;
+
+  /**
+   * @param name By which the next image knows them.
+   * @throws {LiveUpdateError} EINVAL for what is no `WebSocketServer`, or one that listens by itself; EBUSY when it has clients
+   *   already; ENOSYS for a `ws` that this cannot look into.
+   */
+  constructor(name: string, server: WebSocketServerLike) {
+    this.name = name;
+    this.#server = server as unknown as ServerInternals;
+    const names = { operation: 'webSockets', session: name };
+    probe(this.#server, names);
+    const { options, clients } = this.#server;
+    if (typeof options.port === 'number') {
+      throw new LiveUpdateError(
+        'EINVAL',
+        'the WebSocketServer listens by itself; make it with { server } or { noServer: true }, and give the HTTP server to lu.listen()',
+        names,
+      );
+    }
+    if (clients !== undefined && clients.size > 0)
+      throw new LiveUpdateError('EBUSY', 'the WebSocketServer has clients already', names);
+    this.#watch();
+  }
+
+  /** Every upgrade goes by here, also without a server of its own, and before the program gets the WebSocket. */
+  #watch(): void {
+    const server = this.#server;
+    const { handleUpgrade } = server;
+    server.handleUpgrade = (request, socket, head, callback) =>
+      handleUpgrade.call(server, request, socket, head, (ws, itsRequest) => {
+        const connection = Connection.from(socket as Socket);
+        if (connection !== undefined) this.#enter(ws, connection, JSON.stringify(toSaved(itsRequest)));
+        callback(ws, itsRequest);
+      });
+  }
+
+  #enter(ws: WebSocketInternals, connection: Connection, request: string, window?: Uint8Array): void {
+    connections.set(ws, connection);
+    connection.upgraded = new CarriedWebSocket(this.name, ws, request, window);
+  }
+
+  receive(connection: Connection): void {
+    const saved = connection.saved?.value as Saved;
+    const { socket } = connection;
+    const ws = rebuildWebSocket(this.#server, socket, saved);
+    if (ws === undefined) {
+      socket.destroy();
+      return;
+    }
+    this.#enter(ws, connection, saved.request, saved.window);
+    this.#server.emit('connection', ws, toRequest(JSON.parse(saved.request) as SavedRequest, socket));
+  }
+}
+
+class CarriedWebSocket implements UpgradedProtocol {
+  readonly name: string;
+  readonly #ws: WebSocketInternals;
+  readonly #request: string;
+  readonly #window: InflatedWindow | undefined;
+  /** Settled, and not by the program's own pause(). */
+  #isHeld = false;
+
+  constructor(name: string, ws: WebSocketInternals, request: string, window: Uint8Array | undefined) {
+    this.name = name;
+    this.#ws = ws;
+    this.#request = request;
+    const deflate = deflateOf(ws);
+    if (deflate !== undefined) this.#window = watchInflated(deflate, window);
+  }
+
+  isMovable(): boolean {
+    return isAtRest(this.#ws);
+  }
+
+  isSettling(): boolean {
+    return this.#ws.readyState === OPEN && !isAtRest(this.#ws);
+  }
+
+  save(): Saved {
+    return {
+      ...saveWebSocket(this.#ws),
+      request: this.#request,
+      window: this.#window === undefined || this.#window.length === 0 ? undefined : this.#window.bytes(),
+      isPaused: (this.#ws.isPaused && !this.#isHeld) || undefined,
+    };
+  }
+
+  hold(): void {
+    if (this.#ws.readyState !== OPEN || this.#ws.isPaused) return;
+    this.#isHeld = true;
+    this.#ws.pause();
+  }
+
+  release(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
+    this.#ws.resume();
+  }
+
+  whenMovable(callback: () => void): void {
+    const look = () => {
+      if (isAtRest(this.#ws)) callback();
+      else if (this.#ws.readyState === OPEN) setTimeout(look, LOOK_MS);
+      // It closes, for which the other side has to be heard.
+      else this.release();
+    };
+    this.hold();
+    setImmediate(look);
+  }
+
+  end(): void {
+    this.release();
+    this.#ws.close(CLOSE_RESTART);
+  }
+}
+
+/** Keeps what `deflate` gives out from now on, as far as the peer may refer to it. */
+function watchInflated(deflate: Deflate, before: Uint8Array | undefined): InflatedWindow {
+  const { client_max_window_bits: bits = 15, client_no_context_takeover: forgets = false } =
+    deflate.params ?? {};
+  const window = new InflatedWindow(bits, before);
+  const { decompress } = deflate;
+  deflate.decompress = (bytes, isLast, callback) =>
+    decompress.call(deflate, bytes, isLast, (error, inflated) => {
+      if (forgets && isLast) window.clear();
+      else if (inflated !== undefined) window.append(inflated);
+      callback(error, inflated);
+    });
+  return window;
+}
+
+function toSaved({ method, url, httpVersion, headers, rawHeaders }: IncomingMessage): SavedRequest {
+  return { method, url, httpVersion, headers, rawHeaders };
+}
+
+function toRequest({ httpVersion, ...saved }: SavedRequest, socket: Socket): IncomingMessage {
+  const [major = 1, minor = 1] = httpVersion.split('.').map(Number);
+  return Object.assign(new IncomingMessage(socket), saved, {
+    httpVersion,
+    httpVersionMajor: major,
+    httpVersionMinor: minor,
+    complete: true,
+  });
+}
