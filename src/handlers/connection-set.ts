@@ -22,8 +22,8 @@ import type { ServerProtocol } from './server-protocol.js';
 
 export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 
-/** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in less than one. */
-const SETTLE_MS = 50;
+/** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in one or two. */
+const SETTLE_MS = 250;
 
 /** A record of a pass, or of the freeze: a structured clone. */
 interface SavedSet {
@@ -112,11 +112,8 @@ export class ConnectionSet {
     for (const { upgraded: other } of this.#members.values()) if (other !== undefined) upgraded.push(other);
     for (const other of upgraded) other.hold();
     const deadline = performance.now() + SETTLE_MS;
-    let busy = upgraded.filter((other) => other.isSettling());
-    while (busy.length > 0 && performance.now() < deadline) {
-      await nextTurn();
-      busy = busy.filter((other) => other.isSettling());
-    }
+    // All of them at once: the program goes on, and may keep them busy.
+    while (upgraded.some((other) => other.isSettling()) && performance.now() < deadline) await nextTurn();
   }
 
   /** How many have not crossed yet. */

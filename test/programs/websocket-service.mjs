@@ -3,6 +3,8 @@
  * server of its kind there is a heartbeat, a subprotocol, and something that is told to all clients.
  *
  *   /echo              what the clients send; DEFLATE is the JSON of its `perMessageDeflate`
+ *                      who does not answer a ping in BEAT_MS is ended
+ *   /ticks             what is told to all
  *   GET /about         generation, pid, the number of clients, and the sum of what the connections have counted
  *   GET /tell/N        sends the next N numbers to every client of /ticks
  *   GET /large/BYTES   compresses a message of so many random bytes for every client of /ticks
@@ -15,7 +17,7 @@ import { join } from 'node:path';
 import { liveupdate } from 'liveupdate';
 import { WebSocketServer } from 'ws';
 
-const { PORT, HOLD, DEFLATE, WITHOUT, DROP } = process.env;
+const { PORT, HOLD, DEFLATE, WITHOUT, DROP, BEAT_MS = '60000' } = process.env;
 
 const lu = await liveupdate();
 const ticks = await lu.state('ticks', () => ({ next: 0 }));
@@ -76,6 +78,7 @@ const server = http.createServer((request, response) => {
   const clients = { echo: echo.clients.size, told: told.clients.size };
   response.end(JSON.stringify({ generation: lu.generation, pid: process.pid, clients, sum, word: what }));
 });
+server.keepAliveTimeout = 0;
 server.on('upgrade', async (request, socket, head) => {
   const { pathname, search } = new URL(request.url, 'http://test');
   if (pathname === '/late') await released(search.slice(1));
@@ -93,6 +96,6 @@ setInterval(() => {
     ws.isAlive = false;
     ws.ping('beat');
   }
-}, 400).unref();
+}, Number(BEAT_MS)).unref();
 
 await lu.ready(DROP === undefined ? {} : { drop: [DROP] });
