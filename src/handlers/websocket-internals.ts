@@ -7,8 +7,9 @@
  * of the parser and of the sender, and the deflate extension's way to zlib; these are pinned by `probe`, which carries half a
  * frame from one WebSocket to another before the program relies on it.
  *
- * The parser's state is plain data. zlib's is not to be had: deflating begins anew, which any peer understands, since a fresh
- * stream refers to nothing; inflating goes on with the last bytes it gave out as its dictionary (`InflatedWindow`).
+ * The parser's state is plain data, and so is what the program has sent and waits for zlib. zlib's state is not to be had:
+ * deflating begins anew, which any peer understands, since a fresh stream refers to nothing; inflating goes on with the last bytes
+ * it gave out as its dictionary (`InflatedWindow`).
  */
 import type { EventEmitter } from 'node:events';
 import type { IncomingMessage } from 'node:http';
@@ -36,6 +37,7 @@ export interface Deflate {
   readonly params: DeflateParams | null;
   _options: { zlibInflateOptions?: object };
   decompress(bytes: Buffer, isLast: boolean, callback: Inflated): void;
+  compress(data: string | Uint8Array, isLast: boolean, callback: (...args: unknown[]) => void): void;
 }
 
 interface ParserFields {
@@ -68,13 +70,34 @@ const NUMBERS = [
 const FLAGS = ['_fin', '_masked', '_compressed'] as const;
 const LISTS = ['_fragments', '_buffers'] as const;
 
+/** What the parser's sender knows of a frame besides its bytes. */
+interface FrameOptions {
+  readonly opcode: number;
+  readonly fin: boolean;
+}
+
+type Data = string | Uint8Array;
+type Dispatch = (data: Data, compress: boolean, options: FrameOptions, callback: unknown) => void;
+
 interface SenderFields {
-  /** 0 when nothing waits for zlib or a Blob. */
+  /** 0 at rest, 1 while zlib has a frame, 2 while a Blob is read. */
   _state: number;
-  _queue: unknown[];
+  /** What waits for that: by what method (`dispatch`, or another for a Blob), and its arguments. */
+  _queue: [unknown, ...Parameters<Dispatch>][];
   _firstFragment: boolean;
   _compress: boolean;
+  /** Sends a frame, by zlib if it is to be compressed. */
+  dispatch: Dispatch;
+  send(data: Data, options: { binary: boolean; compress: boolean; fin: boolean; mask: boolean }): void;
+  ping(data: Data, mask: boolean): void;
+  pong(data: Data, mask: boolean): void;
 }
+
+const DEFLATING = 1;
+const PING = 9;
+const PONG = 10;
+const BINARY = 2;
+const CONTINUATION = 0;
 
 /** A `WebSocket` of `ws`. */
 export interface WebSocketInternals extends EventEmitter {
@@ -107,7 +130,15 @@ export interface ServerInternals extends EventEmitter {
 }
 
 /** A parser in the middle of a message, or of a frame. */
-export type SavedParser = ParserFields;
+type SavedParser = ParserFields;
+
+/** A frame that the program has sent, and of which no byte has left: zlib has it, or it waits for zlib. */
+export interface UnsentFrame {
+  readonly opcode: number;
+  readonly fin: boolean;
+  readonly compress: boolean;
+  readonly data: Data;
+}
 
 /** What crosses of a WebSocket; absent where it is as in a new one. */
 export interface SavedWebSocket {
@@ -118,6 +149,7 @@ export interface SavedWebSocket {
   readonly parser?: SavedParser | undefined;
   /** In the middle of a message that the program sends in fragments: whether it is compressed. */
   readonly sending?: { readonly compress: boolean } | undefined;
+  readonly unsent?: readonly UnsentFrame[] | undefined;
   readonly isPaused?: boolean | undefined;
   readonly binaryType?: string | undefined;
 }
@@ -127,7 +159,7 @@ export function deflateOf(ws: WebSocketInternals): Deflate | undefined {
   return ws._extensions[DEFLATE];
 }
 
-/** Whether nothing of it is in the hands of zlib, of a Blob or of the event loop, and it is not about to end. */
+/** Whether nothing that came is in the hands of zlib or of the event loop, nothing that goes a Blob's, and it is not about to end. */
 export function isAtRest(ws: WebSocketInternals): boolean {
   const { _receiver: parser, _sender: sender, _socket: socket } = ws;
   return (
@@ -137,19 +169,50 @@ export function isAtRest(ws: WebSocketInternals): boolean {
     parser.writableLength === 0 &&
     !parser._loop &&
     parser._state <= LAST_WAITING_STATE &&
-    sender._state === 0 &&
-    sender._queue.length === 0
+    sender._state <= DEFLATING &&
+    sender._queue.every(([method]) => method === sender.dispatch)
   );
 }
 
-/** Of a WebSocket at rest, everything but the window. Copies nothing. */
-export function saveWebSocket(ws: WebSocketInternals): SavedWebSocket {
+/** The frame that zlib is at work on; `read` tells it as long as there is one. */
+export function watchDeflating(
+  ws: WebSocketInternals,
+  deflate: Deflate,
+): { read(): UnsentFrame | undefined } {
+  const { _sender: sender } = ws;
+  const { dispatch } = sender;
+  const { compress: deflating } = deflate;
+  let frame: UnsentFrame | undefined;
+  sender.dispatch = (data, compress, options, callback) => {
+    if (compress) frame = toFrame(data, compress, options);
+    dispatch.call(sender, data, compress, options, callback);
+  };
+  deflate.compress = (data, isLast, callback) =>
+    deflating.call(deflate, data, isLast, (...args) => {
+      frame = undefined;
+      callback(...args);
+    });
+  return { read: () => frame };
+}
+
+function toFrame(data: Data, compress: boolean, { opcode, fin }: FrameOptions): UnsentFrame {
+  return { opcode, fin, compress, data };
+}
+
+/**
+ * Of a WebSocket at rest, everything but the window. Copies nothing.
+ * @param deflating What zlib is at work on: no byte of it has been sent, so it is compressed again.
+ */
+export function saveWebSocket(ws: WebSocketInternals, deflating?: UnsentFrame): SavedWebSocket {
   const { _receiver: parser, _sender: sender, protocol, binaryType } = ws;
+  const unsent = sender._queue.map(([, data, compress, options]) => toFrame(data, compress, options));
+  if (deflating !== undefined) unsent.unshift(deflating);
   return {
     protocol,
     deflate: deflateOf(ws)?.params ?? undefined,
     parser: isBetweenMessages(parser) ? undefined : pick(parser),
     sending: sender._firstFragment ? undefined : { compress: sender._compress },
+    unsent: unsent.length === 0 ? undefined : unsent,
     binaryType: binaryType === 'nodebuffer' ? undefined : binaryType,
   };
 }
@@ -183,7 +246,7 @@ export function rebuildWebSocket(
 ): WebSocketInternals | undefined {
   const ws = replayHandshake(server, socket, saved);
   if (ws === undefined) return undefined;
-  const { parser, sending, window } = saved;
+  const { parser, window } = saved;
   if (saved.binaryType !== undefined) ws.binaryType = saved.binaryType;
   if (parser !== undefined) {
     Object.assign(ws._receiver, parser, {
@@ -191,10 +254,6 @@ export function rebuildWebSocket(
       _fragments: parser._fragments.map(copyOf),
       _buffers: parser._buffers.map(copyOf),
     });
-  }
-  if (sending !== undefined) {
-    ws._sender._firstFragment = false;
-    ws._sender._compress = sending.compress;
   }
   const deflate = deflateOf(ws);
   if (deflate !== undefined && window !== undefined && window.length > 0) {
@@ -206,6 +265,23 @@ export function rebuildWebSocket(
   }
   if (saved.isPaused) ws.pause();
   return ws;
+}
+
+/** In the next image: what the program had sent goes on. Once the WebSocket is watched. */
+export function resumeSending({ _sender: sender }: WebSocketInternals, saved: SavedWebSocket): void {
+  const { unsent = [] } = saved;
+  const first = unsent.find(({ opcode }) => opcode < PING);
+  // Where the sender was before the first of these frames.
+  const within = first === undefined ? saved.sending : first.opcode === CONTINUATION ? first : undefined;
+  if (within !== undefined) {
+    sender._firstFragment = false;
+    sender._compress = within.compress;
+  }
+  for (const { opcode, fin, compress, data } of unsent) {
+    if (opcode === PING) sender.ping(data, false);
+    else if (opcode === PONG) sender.pong(data, false);
+    else sender.send(data, { binary: opcode === BINARY, compress, fin, mask: false });
+  }
 }
 
 /** A request that the server's own checks take; the key is answered to nobody. */
@@ -320,6 +396,11 @@ function carryHalfAFrame(server: ServerInternals): string | undefined {
   // Neither is closed: nothing else has them, and closing one of other insides may throw, later and in nobody's reach.
   const missing = missingOf(before);
   if (missing !== undefined) return `${missing} is not what it was`;
+  before._sender._state = DEFLATING;
+  before._sender.send('waits', { binary: false, compress: true, fin: true, mask: false });
+  const [frame, ...others] = saveWebSocket(before).unsent ?? [];
+  if (frame?.opcode !== 1 || !frame.fin || !frame.compress || frame.data !== 'waits' || others.length > 0)
+    return 'what waits to be sent is not where it was';
   before._receiver.write(FRAME.subarray(0, 8));
   const { parser } = saveWebSocket(before);
   if (parser === undefined || !isAtRest(before)) return 'half a frame is not where it was';
@@ -341,10 +422,12 @@ function missingOf(ws: WebSocketInternals): string | undefined {
     '_receiver._loop': typeof parser?._loop === 'boolean',
     '_sender._state': sender?._state === 0,
     '_sender._queue': Array.isArray(sender?._queue),
+    '_sender.dispatch()': typeof sender?.dispatch === 'function',
     '_sender._firstFragment': sender?._firstFragment === true && typeof sender._compress === 'boolean',
     'the compression': deflate?.params?.client_max_window_bits === 10,
     '_options of the compression': typeof deflate?._options === 'object',
-    'decompress() of the compression': typeof deflate?.decompress === 'function',
+    'compress() and decompress()':
+      typeof deflate?.compress === 'function' && typeof deflate.decompress === 'function',
   };
   for (const key of NUMBERS) checks[`_receiver.${key}`] = typeof parser?.[key] === 'number';
   for (const key of FLAGS) checks[`_receiver.${key}`] = typeof parser?.[key] === 'boolean';

@@ -1,11 +1,10 @@
 /**
- * WebSockets: connections of an HTTP server that a `WebSocketServer` of the package `ws` has upgraded. They cross at any moment
- * but a few: in the middle of a frame, of a message in fragments, of a compressed message.
+ * WebSockets: connections of an HTTP server that a `WebSocketServer` of the package `ws` has upgraded. They cross at almost any
+ * moment: in the middle of a frame, of a message in fragments, of a compressed message, with messages that wait to be compressed.
  *
  * Life in the old image: `handleUpgrade` is watched, so that every WebSocket is known with the request it came by → settled,
  * right before the freeze: nothing more is read from it, and what zlib is at work on is done and told to the program while the
- * program is still in charge → saved. One that is not at rest even then (a message of many megabytes is being compressed; a
- * closing handshake) stays: the old image lingers, does it, and hands the WebSocket on. One that is closing ends there.
+ * program is still in charge → saved. One that is not at rest even then (a Blob that is slow to be read; a closing handshake) stays: the old image lingers, does it, and hands the WebSocket on. One that is closing ends there.
  *
  * Life in the new image: rebuilt and emitted as 'connection' on the server, all of them before any of them says a word, so that
  * a program that tells all its `clients` leaves none out.
@@ -23,10 +22,13 @@ import {
   OPEN,
   probe,
   rebuildWebSocket,
+  resumeSending,
   type SavedWebSocket,
   type ServerInternals,
   saveWebSocket,
+  type UnsentFrame,
   type WebSocketInternals,
+  watchDeflating,
 } from './websocket-internals.js';
 
 /** A `WebSocketServer` of the package `ws`, as far as its type matters to a caller. */
@@ -115,6 +117,7 @@ export class WebSockets implements Receiver {
       return;
     }
     this.#enter(ws, connection, saved.request, saved.window);
+    resumeSending(ws, saved);
     this.#server.emit('connection', ws, toRequest(JSON.parse(saved.request) as SavedRequest, socket));
   }
 }
@@ -124,6 +127,7 @@ class CarriedWebSocket implements UpgradedProtocol {
   readonly #ws: WebSocketInternals;
   readonly #request: string;
   readonly #window: InflatedWindow | undefined;
+  readonly #deflating: { read(): UnsentFrame | undefined } | undefined;
   /** Settled, and not by the program's own pause(). */
   #isHeld = false;
 
@@ -132,7 +136,9 @@ class CarriedWebSocket implements UpgradedProtocol {
     this.#ws = ws;
     this.#request = request;
     const deflate = deflateOf(ws);
-    if (deflate !== undefined) this.#window = watchInflated(deflate, window);
+    if (deflate === undefined) return;
+    this.#window = watchInflated(deflate, window);
+    this.#deflating = watchDeflating(ws, deflate);
   }
 
   isMovable(): boolean {
@@ -145,7 +151,7 @@ class CarriedWebSocket implements UpgradedProtocol {
 
   save(): Saved {
     return {
-      ...saveWebSocket(this.#ws),
+      ...saveWebSocket(this.#ws, this.#deflating?.read()),
       request: this.#request,
       window: this.#window === undefined || this.#window.length === 0 ? undefined : this.#window.bytes(),
       isPaused: (this.#ws.isPaused && !this.#isHeld) || undefined,

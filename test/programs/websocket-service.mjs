@@ -7,10 +7,9 @@
  *   /ticks             what is told to all
  *   GET /about         generation, pid, the number of clients, and the sum of what the connections have counted
  *   GET /tell/N        sends the next N numbers to every client of /ticks
- *   GET /large/BYTES   compresses a message of so many random bytes for every client of /ticks
+ *   GET /blob/X        sends every client of /ticks a Blob that can be read when there is a file HOLD/X
  *   GET /hold/X        upgrades to /late?X are completed when there is a file HOLD/X
  */
-import { randomBytes } from 'node:crypto';
 import { existsSync, watch } from 'node:fs';
 import http from 'node:http';
 import { join } from 'node:path';
@@ -60,6 +59,18 @@ function released(word) {
   });
 }
 
+class SlowBlob extends Blob {
+  #word;
+  constructor(word) {
+    super([word]);
+    this.#word = word;
+  }
+  async arrayBuffer() {
+    await released(this.#word);
+    return super.arrayBuffer();
+  }
+}
+
 function tell(count) {
   for (let i = 0; i < count; i++) {
     ticks.next++;
@@ -70,10 +81,7 @@ function tell(count) {
 const server = http.createServer((request, response) => {
   const [, what, value] = request.url.split('/');
   if (what === 'tell') tell(Number(value));
-  if (what === 'large') {
-    const bytes = randomBytes(Number(value));
-    for (const ws of told.clients) ws.send(bytes);
-  }
+  if (what === 'blob') for (const ws of told.clients) ws.send(new SlowBlob(value));
   const sum = [...echo.clients].reduce((all, ws) => all + lu.connection(ws).state.messages, 0);
   const clients = { echo: echo.clients.size, told: told.clients.size };
   response.end(JSON.stringify({ generation: lu.generation, pid: process.pid, clients, sum, word: what }));
