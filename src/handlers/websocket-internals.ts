@@ -374,7 +374,7 @@ export function probe(server: ServerInternals, names: ErrorContext): void {
   if (missing === undefined) return;
   throw new LiveUpdateError(
     'ENOSYS',
-    `the connections of this 'ws' (${versionOfWs()}) cannot cross: ${missing}; 8.23.0 is known to work`,
+    `the connections of this 'ws' (${versionOfWs()}) cannot cross: ${missing}; 8.18 to 8.23 are known to work`,
     names,
   );
 }

@@ -465,7 +465,10 @@ describe('WebSockets() refuses', () => {
         }
       }
       const wss = new WebSocketServer({ noServer: true, WebSocket: Other });
-      expect(refused(wss)).toMatchObject({ code: 'ENOSYS', message: expect.stringContaining('8.23.0') });
+      expect(refused(wss)).toMatchObject({
+        code: 'ENOSYS',
+        message: expect.stringContaining('8.18 to 8.23'),
+      });
     }
   });
 });
