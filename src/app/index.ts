@@ -8,7 +8,8 @@ let program: Promise<Program> | undefined;
  * call returns the same object.
  *
  * @throws {LiveUpdateError} ENOENT, ECONNREFUSED when the environment names a luod that does not listen; EPERM when it
- *   refuses this process; EINVAL when the handover is damaged or of an unknown version.
+ *   does not expect this process; EPROTONOSUPPORT when it speaks another protocol; the errno of whatever else it refuses for;
+ *   EINVAL when the handover is damaged or of an unknown version.
  */
 export function liveupdate(options: LiveUpdateOptions = {}): Promise<Program> {
   program ??= Program.start(options);

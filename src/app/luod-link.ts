@@ -64,7 +64,9 @@ export class LuodLink {
     } else if (waiting !== undefined && message.type === 'refused') {
       this.#welcome = undefined;
       for (const fd of fds) closeFd(fd);
-      waiting.reject(new LiveUpdateError('EPERM', `luod refused this image: ${message.error.message}`));
+      const { code, message: text } = message.error;
+      const refusal = Object.assign(new Error(`luod refused this image: ${text}`), { code });
+      waiting.reject(LiveUpdateError.from(refusal, { operation: 'hello' }));
     } else if (this.#events === undefined) this.#backlog.push({ message, fds });
     else this.#events.message(message, fds);
   }

@@ -14,15 +14,15 @@
  * to take up again: the loop just goes on, and the sockets have kept what came.
  *
  * Unhappy paths: whatever fails before the freeze is told to luod and leaves the program untouched. A failing freeze
- * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides, but
- * only after the successor can no longer set it: when the direct wire has ended.
+ * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides: when it is
+ * set, which the successor says over the direct wire, or when the successor can no longer set it, since that wire has ended.
  */
 
 import { LiveUpdateError } from '../core/errors.js';
 import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
 import type { Image, Token } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
-import { type ConnectionSet, passRecord } from '../handlers/connection-set.js';
+import type { ConnectionSet } from '../handlers/connection-set.js';
 import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
@@ -98,7 +98,9 @@ export class Predecessor {
     this.#options = options;
     options.handover.outgoing = new OutgoingRecords();
     this.#direct = new Wire(options.directFd, {
-      message: () => {
+      message: (message) => {
+        // That it was committed is looked up in the word itself.
+        if (message.type !== 'ack') return;
         this.#unanswered--;
         this.#answered?.();
       },
@@ -227,7 +229,7 @@ export class Predecessor {
         const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS);
         const file = session.serialized(CONNECTIONS_TOKEN);
         if (file === undefined) break;
-        this.#options.handover.outgoing.update(handleOf(file.data), passRecord(ids), fds);
+        this.#options.handover.outgoing.update(handleOf(file.data), set.passRecord(ids), fds);
         bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
       }
     }
@@ -350,7 +352,8 @@ export class Predecessor {
         waitReadable(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd], -1);
         link.receiveNow();
         if (!this.#directEnded) this.#direct.receiveNow();
-      } else if (!this.#directEnded) {
+      } else if (!this.#directEnded && !isCommitted(commitFd)) {
+        // The successor says when it has committed, or ends.
         waitReadable([this.#direct.fd], -1);
         this.#direct.receiveNow();
       } else {

@@ -11,16 +11,21 @@
  */
 import { EventEmitter } from 'node:events';
 import { type ListenOptions, Server, Socket } from 'node:net';
+import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
 import { Connection, connectionHandler } from '../handlers/connection.js';
 import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
+import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
-import { State, stateHandler } from '../handlers/state.js';
+import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
+import { type StateOptions, stateShape } from '../handlers/state-shape.js';
+import type { TicketKeys } from '../handlers/ticket-keys.js';
+import { registerTlsListeners } from '../handlers/tls-listener.js';
 import { Upgrades } from '../handlers/upgrades.js';
 import { connectionOf, type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import {
@@ -30,6 +35,7 @@ import {
   type ErrorReport,
   type ImageToLuod,
   type LuodToImage,
+  type Phase,
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
@@ -79,6 +85,13 @@ export interface ReadyOptions {
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
 
+interface KeepOptions<T> {
+  /** How the program keeps the file, if not as a mere file. */
+  readonly wrap?: (file: T) => Kept;
+  /** Throws when the file that came in is not what this program can take over. */
+  readonly accept?: (file: T) => void;
+}
+
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
 
@@ -110,6 +123,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
   #lastWord: ImageToLuod | undefined;
+  readonly #tickets: TicketKeys;
+  readonly #counters = new Counters(this.#handover);
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
@@ -117,9 +132,13 @@ export class Program extends EventEmitter<ProgramEvents> {
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
+    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, (handler) =>
+      this.registerHandler(handler),
+    );
     for (const handler of [
       memoryHandler,
-      stateHandler,
+      unversionedStateHandler,
+      versionedStateHandler,
       listenerHandler,
       connectionHandler,
       connectionSetHandler,
@@ -127,6 +146,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     ]) {
       this.registerHandler(handler(this.#handover) as CarriedFileHandler);
     }
+    // Whatever of a program crosses, its counters do.
+    for (const handler of this.#handlers.values()) this.orchestrator.registerFlb(handler, this.#counters.flb);
   }
 
   /** @internal `liveupdate()` is the public door. */
@@ -160,13 +181,15 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (directFd === undefined || commitFd === undefined)
         throw new LiveUpdateError('EPROTO', 'a welcome without descriptors');
       this.#handover.incoming = new IncomingRecords({ exclusive: false });
+      this.#counters.wait();
       this.#incoming = new Successor({
         ...options,
         directFd,
         commitFd,
         sendReady: () => this.#say({ type: 'ready' }),
-        failed: (error) => link.report('retrieve', error),
+        failed: (error, phase) => link.report(phase, error),
         late: this.#late,
+        committed: () => this.#takeCounters(),
       });
     }
     link.listen({
@@ -221,15 +244,25 @@ export class Program extends EventEmitter<ProgramEvents> {
    * A value that lives on in the next image: saved at the freeze by structured clone, and the same object for this
    * program's whole life. Until `ready()` it is a preview of what the old image still changes.
    *
-   * @param make Makes the first one. It must return an object (also an array, Map or Set).
-   * @throws {LiveUpdateError} EINVAL for a bad name or a value that cannot be cloned; EEXIST for a name that is in use.
+   * @param make Makes the first one, of the shape of `options.version`: a plain object, an array, a Map or a Set.
+   * @param options The version of the shape, and what makes it of an older one.
+   * @throws {LiveUpdateError} EINVAL for a bad name or version, a value that cannot be cloned or updated in place, or a migrate
+   *   that returned none; EEXIST for a name that is in use; EPROTONOSUPPORT for a value that came in a newer version,
+   *   or in an older one when there is no migrate; the errno of what migrate threw, EIO if it has none. In an update each of
+   *   the last three calls it off, before anything froze.
    */
-  async state<T extends object>(name: string, make: () => T | Promise<T>): Promise<T> {
+  async state<T extends object>(
+    name: string,
+    make: () => T | Promise<T>,
+    options: StateOptions<T> = {},
+  ): Promise<T> {
+    const shape = stateShape(sessionName('state', name), options);
     const kept = await this.#keep<State>(
       'state',
       name,
-      async () => State.create<object>(await make()),
+      async () => State.create<object>(await make(), shape.version),
       State,
+      { accept: (state) => state.read(shape) },
     );
     return kept.value as T;
   }
@@ -242,13 +275,15 @@ export class Program extends EventEmitter<ProgramEvents> {
    *   more than one view can map; EEXIST; ENOMEM.
    */
   async memory(name: string, size: number): Promise<ArrayBuffer> {
-    const kept = await this.#keep('memory', name, () => Memory.create(name, size), Memory);
-    if (kept.size !== size) {
-      throw new LiveUpdateError('EINVAL', `it has ${kept.size} bytes, and ${size} were asked for`, {
-        operation: 'memory',
-        session: sessionName('memory', name),
-      });
-    }
+    const kept = await this.#keep('memory', name, () => Memory.create(name, size), Memory, {
+      accept: (memory) => {
+        if (memory.size === size) return;
+        throw new LiveUpdateError('EINVAL', `it has ${memory.size} bytes, and ${size} were asked for`, {
+          operation: 'memory',
+          session: sessionName('memory', name),
+        });
+      },
+    });
     return kept.buffer;
   }
 
@@ -264,21 +299,28 @@ export class Program extends EventEmitter<ProgramEvents> {
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
-    const listener = await this.#keep(
-      'listener',
-      name,
-      () => Listener.open(server, options),
-      Listener,
-      (file) => {
+    const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
+      wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
         const kept = new KeptListener(session, file, connections, server, this.#upgrades);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
       },
-    );
+    });
     if (listener.server === undefined) listener.bind(server);
+    if (server instanceof TlsServer) this.#tickets.add(server);
     return listener.address;
+  }
+
+  /**
+   * A number that only rises, for metrics: every image of the program adds to the same, also one that lingers. Before `ready()` it counts
+   * this image's own additions, which are not lost. A crash begins anew.
+   *
+   * @throws {LiveUpdateError} EINVAL for a name that is not 1 to 55 bytes without NUL; ENOSPC for more than 1,023 counters; EMFILE, ENOMEM.
+   */
+  counter(name: string): Counter {
+    return this.#counters.counter(name);
   }
 
   /**
@@ -329,7 +371,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     name: string,
     make: () => T | Promise<T>,
     type: { readonly prototype: T },
-    wrap: (file: T) => Kept = (file) => ({ session: sessionName(kind, name), kind, file }) as Kept,
+    { wrap, accept }: KeepOptions<T> = {},
   ): Promise<T> {
     const session = sessionName(kind, name);
     if (this.#kept.has(session) || this.#making.has(session)) {
@@ -339,21 +381,50 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       // What is made while an update is under way could not be claimed by the successor any more.
       while (this.#updateOver !== undefined) await this.#updateOver.promise;
-      const came = this.#claiming?.claim(session);
-      if (came !== undefined && !(came instanceof (type as unknown as new () => T))) {
-        throw new LiveUpdateError('EINVAL', 'what came in under this name is of another kind', {
-          operation: kind,
-          session,
-        });
-      }
-      const file = (came as T | undefined) ?? (await make());
-      const kept = wrap(file);
+      const came = this.#claim(session, kind, type, accept);
+      const file = came ?? (await make());
+      const kept = wrap?.(file) ?? ({ session, kind, file } as Kept);
       this.#kept.set(session, kept);
       // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
       if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
+    }
+  }
+
+  /** What came in under this name. In an update, a claim that fails is luod's to know: it says why. */
+  #claim<T extends object>(
+    session: string,
+    kind: Kind,
+    type: { readonly prototype: T },
+    accept: ((file: T) => void) | undefined,
+  ): T | undefined {
+    try {
+      return this.#claiming?.claim(session, (came) => {
+        if (!(came instanceof (type as unknown as new () => T))) {
+          throw new LiveUpdateError('EINVAL', 'what came in under this name is of another kind', {
+            operation: kind,
+            session,
+          });
+        }
+        accept?.(came);
+        return came;
+      });
+    } catch (error) {
+      throw this.#failed(LiveUpdateError.from(error, { operation: kind, session }), 'preserve');
+    }
+  }
+
+  /** At the cut: the additions of this image join those of the ones before. */
+  async #takeCounters(): Promise<void> {
+    const { flb } = this.#counters;
+    try {
+      this.#counters.take(await this.orchestrator.getIncoming(flb));
+      await this.orchestrator.putIncoming(flb);
+    } catch (error) {
+      // The old image is of a version that had no counters; or, beyond the commit, it is too late to refuse.
+      if (!isMissingFlb(error)) process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
     }
   }
 
@@ -389,8 +460,9 @@ export class Program extends EventEmitter<ProgramEvents> {
    * The commit: everything this program claimed is its own, and the sockets begin to flow. In a successor this is what
    * lets the old image freeze, so call it when the program could serve. Resolves when this image serves.
    *
-   * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; the errno of whatever
-   *   failed in the cut. A successor should then exit: the old image serves on.
+   * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; ENOENT when the handler of
+   *   one is not registered, also of one that is dropped; the errno of whatever failed in the cut. A successor should then
+   *   exit: the old image serves on.
    */
   async ready(options: ReadyOptions = {}): Promise<void> {
     if (this.#isReady)
@@ -402,11 +474,17 @@ export class Program extends EventEmitter<ProgramEvents> {
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
-      if (missing.length > 0) throw this.#failed(unclaimedError(missing));
+      if (missing.length > 0) throw this.#failed(unclaimedError(missing), 'preserve');
+    }
+    try {
+      incoming?.requireHandlers();
+    } catch (error) {
+      throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
+      this.#counters.open();
       this.#incoming = undefined;
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
@@ -438,8 +516,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     else for (const fd of fds) closeFd(fd);
   }
 
-  #failed(error: LiveUpdateError): LiveUpdateError {
-    this.#link?.report('retrieve', error);
+  #failed(error: LiveUpdateError, phase: Phase = 'retrieve'): LiveUpdateError {
+    this.#link?.report(phase, error);
     return error;
   }
 
@@ -577,6 +655,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     predecessor.sever(lingers);
     if (!lingers) this.#exit();
     this.#late.letGo();
+    this.#counters.sever();
     this.#lingering = new Lingering({
       listeners,
       direct: predecessor.takeDirect(() => this.#lingering?.directEnded()),
@@ -628,6 +707,10 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
+}
+
+function isMissingFlb(error: unknown): boolean {
+  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }
 
 /** A socket or server is kept as the file that its handler knows. */

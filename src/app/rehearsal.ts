@@ -37,7 +37,7 @@ export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<vo
   for (const set of sets) {
     let done = 0;
     for (let round = 0; round < ROUNDS && done < ENOUGH && set.size > 0; round++) {
-      serializeValue(set.collect(true));
+      serializeValue(set.collect('rehearsal'));
       done += set.size;
       // The program goes on in between.
       await nextTurn();
@@ -53,7 +53,8 @@ export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<vo
 export async function rehearseTakeover(): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     const outgoing = new OutgoingRecords();
-    const handle = outgoing.put(serializeValue({ fresh: new Uint32Array(0), live: new Uint32Array(0) }));
+    const none = new Uint32Array(0);
+    const handle = outgoing.put(serializeValue({ fresh: none, changed: none, states: [], live: none }));
     const file = { compatible: CONNECTIONS_COMPATIBLE, data: toSerializedData(handle), token: 1n };
     const encoded = encodeHandover({
       image: {

@@ -26,6 +26,7 @@ import {
   type CutReport,
   now,
   type OldToSuccessor,
+  type Phase,
   type SuccessorToOld,
   toWire,
 } from '../handover/protocol.js';
@@ -72,16 +73,42 @@ abstract class Incoming {
 
   /**
    * Hands the file of `session` to the program, once.
+   * @param accept Takes the file. When it throws, the session stays unclaimed.
    * @returns undefined when no such session came in.
-   * @throws {LiveUpdateError} EEXIST when it was claimed before; the handler's errno when the file cannot be built.
+   * @throws {LiveUpdateError} EEXIST when it was claimed before; the handler's errno when the file cannot be built; what
+   *   `accept` throws.
    */
-  claim(session: string): unknown {
+  claim<T>(session: string, accept: (file: unknown) => T): T | undefined {
     if (this.#claimed.has(session)) throw new LiveUpdateError('EEXIST', 'claimed twice', { session });
     const serialized = this.files.get(session);
     if (serialized === undefined) return undefined;
-    const file = this.build(serialized);
+    const file = accept(this.build(session, serialized));
     this.#claimed.add(session);
     return file;
+  }
+
+  /** Everything that came in, with its session. */
+  protected *everything(): Iterable<[string, SerializedFile]> {
+    yield* this.files;
+  }
+
+  /**
+   * Whatever came in needs its handler, also to be given up. Asked before the old image freezes, so that an image that
+   * lacks one costs no blackout.
+   * @throws {LiveUpdateError} ENOENT.
+   */
+  requireHandlers(): void {
+    for (const [session, { compatible }] of this.everything()) this.#handler(session, compatible);
+  }
+
+  #handler(session: string, compatible: string): CarriedFileHandler {
+    const handler = this.options.handler(compatible);
+    if (handler !== undefined) return handler;
+    throw new LiveUpdateError(
+      'ENOENT',
+      'the version before preserved it by a handler that this program does not register: register it before ready(), also to drop the session',
+      { session, handler: compatible },
+    );
   }
 
   unclaimed(): string[] {
@@ -92,15 +119,11 @@ abstract class Incoming {
     return this.#claimed.has(session);
   }
 
-  protected build(file: SerializedFile): unknown {
-    const handler = this.options.handler(file.compatible);
-    if (handler === undefined) {
-      throw new LiveUpdateError('ENOENT', 'no such handler is registered in this program', {
-        handler: file.compatible,
-      });
-    }
+  protected build(session: string, file: SerializedFile): unknown {
+    const handler = this.#handler(session, file.compatible);
     if (handler.adopt === undefined) {
       throw new LiveUpdateError('EOPNOTSUPP', 'the handler cannot build a file ahead of the cut', {
+        session,
         handler: file.compatible,
       });
     }
@@ -161,9 +184,11 @@ export interface SuccessorOptions extends IncomingOptions {
   /** The program called ready(): tells luod, which lets the old image freeze. */
   readonly sendReady: () => void;
   /** The old image died before it handed over, or sent what cannot be read. */
-  readonly failed: (error: LiveUpdateError) => void;
+  readonly failed: (error: LiveUpdateError, phase: Phase) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** This image is in charge, and nothing is finished yet. */
+  readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
@@ -193,10 +218,10 @@ export class Successor extends Incoming {
     });
   }
 
-  #fail(error: LiveUpdateError): void {
+  #fail(error: LiveUpdateError, phase: Phase = 'retrieve'): void {
     this.#precopied.reject(error);
     this.#frozen.reject(error);
-    this.#options.failed(error);
+    this.#options.failed(error, phase);
   }
 
   /** Whether this image is the one in charge, whatever becomes of luod or of the old one. */
@@ -235,7 +260,10 @@ export class Successor extends Incoming {
           break;
       }
     } catch (error) {
-      this.#fail(LiveUpdateError.from(error, { operation: message.type }));
+      this.#fail(
+        LiveUpdateError.from(error, { operation: message.type }),
+        this.#cut ? 'retrieve' : 'preserve',
+      );
     }
   }
 
@@ -245,10 +273,15 @@ export class Successor extends Incoming {
     for (const { name, files } of image.sessions) {
       for (const file of files) {
         (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
-        // An unknown handler is refused by the orchestrator at the cut, or by the claim, with the names in it.
-        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(file);
+        // One that the program has yet to register builds its file at the claim.
+        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(name, file);
       }
     }
+  }
+
+  protected override *everything(): Iterable<[string, SerializedFile]> {
+    yield* super.everything();
+    yield* this.#connections;
   }
 
   connections(session: string): ConnectionSet | undefined {
@@ -270,6 +303,8 @@ export class Successor extends Incoming {
     for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
     commit(this.#options.commitFd);
     this.#committed = true;
+    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
+    await this.#options.committed();
     const unfinished: string[] = [];
     for (const { name, session } of sessions) {
       try {

@@ -5,16 +5,23 @@ import type { LuodStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber } from './arguments.js';
+import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import { servicesTable, statusTable, updateSummary } from './tables.js';
 import { type AskFlags, tell, withAskFlags } from './tell.js';
 
+const WAIT = 'answer when the watch is over: exit code 0 only if the new version passed it';
+
 const SERVICE = 'its name; not needed when luod runs only one';
 
-interface StartFlags extends AskFlags {
+interface StartFlags extends AskFlags, HealthFlags {
   cwd?: string;
   restart: string;
   maxRestarts: number;
   fresh?: boolean;
+}
+
+interface UpdateFlags extends AskFlags, DeadlineFlags, HealthFlags {
+  wait?: boolean;
 }
 
 export function addServiceCommands(program: Command): void {
@@ -27,7 +34,7 @@ export function addServiceCommands(program: Command): void {
       tell(flags, { type: 'services' }, (reply) => servicesTable(reply.services as ServiceStatus[])),
   );
 
-  withAskFlags(
+  const start = withAskFlags(
     program
       .command('start')
       .description('have luod run a program, until it is told to stop it')
@@ -47,17 +54,20 @@ export function addServiceCommands(program: Command): void {
   )
     .addHelpText(
       'after',
-      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000",
+      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000\n" +
+        HEALTH_HELP,
     )
     .action((service: string, command: string[], flags: StartFlags) => {
       const { restart, maxRestarts, fresh } = flags;
       const cwd = resolve(flags.cwd ?? '.');
+      const health = toHealthWords(flags);
       return tell(
         flags,
-        { type: 'start', service, command, cwd, restart, maxRestarts, fresh },
+        { type: 'start', service, command, cwd, restart, maxRestarts, fresh, health },
         ({ name, pid }) => `${name}: started, pid ${pid}\n`,
       );
     });
+  addHealthOptions(start, false);
 
   withAskFlags(
     program.command('stop').description('end a program that luod runs').argument('[service]', SERVICE),
@@ -83,13 +93,16 @@ Examples:
   luoctl update
   luoctl update chat --timeout 10s
   luoctl update chat -- node chat-v2.mjs
+  luoctl update chat --wait --health http://127.0.0.1:7001/healthz --min-uptime 5s -- node chat-v2.mjs
 
-If the new version exits, hangs or refuses, the old one goes on and the exit code is 1.`,
+If the new version exits, hangs, refuses or is unhealthy, the old one goes on and the exit code is 1.
+${HEALTH_HELP}`,
   );
   for (const option of deadlineOptions()) update.addOption(option);
-  update.action((service: string | undefined, command: string[], flags: AskFlags & DeadlineFlags) => {
+  addHealthOptions(update, true).option('--wait', WAIT);
+  update.action((service: string | undefined, command: string[], flags: UpdateFlags) => {
     const { name, newCommand } = splitAtDashes(update, service, command);
-    const request = { type: 'update', service: name, command: newCommand, deadlines: toDeadlines(flags) };
+    const request = { type: 'update', service: name, command: newCommand, ...updateWords(flags) };
     return tell(flags, request, (reply) => updateSummary(reply as unknown as UpdateResult));
   });
 
@@ -100,14 +113,19 @@ If the new version exits, hangs or refuses, the old one goes on and the exit cod
       .argument('[service]', SERVICE),
   ).addHelpText(
     'after',
-    '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first.',
+    '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first. After an automatic rollback it leads to what ran before the version that runs again, never to the one that was found bad.\n\nWhat ran before was good once: only the checks given here are asked, and it is watched only with --watch.',
   );
   for (const option of deadlineOptions()) rollback.addOption(option);
-  rollback.action((service: string | undefined, flags: AskFlags & DeadlineFlags) =>
-    tell(flags, { type: 'rollback', service, deadlines: toDeadlines(flags) }, (reply) =>
+  addHealthOptions(rollback, true).option('--wait', WAIT);
+  rollback.action((service: string | undefined, flags: UpdateFlags) =>
+    tell(flags, { type: 'rollback', service, ...updateWords(flags) }, (reply) =>
       updateSummary(reply as unknown as UpdateResult),
     ),
   );
+}
+
+function updateWords(flags: UpdateFlags): object {
+  return { deadlines: toDeadlines(flags), health: toHealthWords(flags), wait: flags.wait };
 }
 
 /** `update -- node x` has no service: what stands behind the dashes is the command. */

@@ -119,7 +119,7 @@ export class ClientRequests {
           this.#agent(client, request);
           break;
         case 'preserve':
-          this.#answer(wire, id, this.#luod.agents.preserve(request.timeout ?? PRESERVE_MS));
+          this.#answer(client, id, this.#luod.agents.preserve(request.timeout ?? PRESERVE_MS));
           break;
         case 'subscribe':
           this.#subscribe(client);
@@ -137,22 +137,15 @@ export class ClientRequests {
           break;
         case 'drop_session': {
           const uid = request.uid ?? client.peer.uid;
-          if (uid !== client.peer.uid && !client.isOperator) {
-            throw new LiveUpdateError('EACCES', "only an operator may drop another user's session");
-          }
-          wire.send({
-            type: 'reply',
-            id,
-            ok: true,
-            dropped: this.#luod.hosted.drop(client.peer, uid, request.name),
-          });
+          const dropped = this.#luod.hosted.drop(client.peer, uid, request.name, client.isOperator);
+          wire.send({ type: 'reply', id, ok: true, dropped });
           break;
         }
         case 'kexec':
-          this.#answer(wire, id, this.#kexec(client, request));
+          this.#answer(client, id, this.#kexec(client, request));
           break;
         case 'self_update':
-          this.#answer(wire, id, this.#selfUpdate(request));
+          this.#answer(client, id, this.#selfUpdate(request));
           break;
         case 'goodbye':
           client.goodbye?.();
@@ -161,14 +154,19 @@ export class ClientRequests {
           wire.send({ type: 'reply', id, ok: true, ...this.#startService(request).status() });
           break;
         case 'stop':
-          this.#answer(wire, id, this.#stopService(request.service, request.retry));
+          this.#answer(client, id, this.#stopService(request.service, request.retry));
           break;
         case 'update':
-          this.#answer(wire, id, this.#luod.services.get(request.service).update(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).update(asked(client, request)));
           break;
         case 'rollback':
-          this.#answer(wire, id, this.#luod.services.get(request.service).rollback(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).rollback(asked(client, request)));
           break;
+        case 'history': {
+          const { name: service, history } = this.#luod.services.get(request.service);
+          wire.send({ type: 'reply', id, ok: true, service, history });
+          break;
+        }
       }
     } catch (error) {
       wire.send(refusal(id, error, message.type === 'agent' ? message.cmd : undefined));
@@ -224,19 +222,28 @@ export class ClientRequests {
   }
 
   /** Replies when the work is done, or has failed. */
-  #answer(wire: Wire, id: unknown, work: Promise<object>): void {
-    work.then(
-      (result) => wire.send({ type: 'reply', id, ok: true, ...result }),
-      (error: unknown) => wire.send(refusal(id, error)),
-    );
+  #answer(client: Client, id: unknown, work: Promise<object>): void {
+    const { wire } = client;
+    work
+      .then(
+        (result) => ({ type: 'reply', id, ok: true, ...result }),
+        (error: unknown) => refusal(id, error),
+      )
+      .then((reply) => wire?.send(reply))
+      .catch((error: unknown) => {
+        // It does not read (ENOBUFS), and nothing more can be said to it.
+        const { message } = LiveUpdateError.from(error);
+        this.#luod.log(`pid ${client.peer.pid} of uid ${client.peer.uid} is hung up on: ${message}`);
+        this.#luod.hangUp(client);
+      });
   }
 
   #startService(request: Extract<Request, { type: 'start' }>): Service {
     const { service: name, command, cwd, retry } = request;
     const running = this.#luod.services.find(name);
     if (retry === true && running !== undefined) return running;
-    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false } = request;
-    return this.#luod.services.run({ name, command, cwd, restart, maxRestarts, fresh });
+    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false, health } = request;
+    return this.#luod.services.run({ name, command, cwd, restart, maxRestarts, fresh, health });
   }
 
   async #stopService(name: string | undefined, retry: boolean | undefined): Promise<object> {
@@ -256,7 +263,7 @@ export class ClientRequests {
     }
     const versions = Array.isArray(hello.protocol) ? hello.protocol : [hello.protocol];
     if (!versions.includes(PROTOCOL_VERSION)) {
-      const text = `this luod speaks protocol ${PROTOCOL_VERSION}`;
+      const text = `you speak protocol ${versions.join(', ')}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}`;
       throw new LiveUpdateError('EPROTONOSUPPORT', text, { operation: 'hello' });
     }
     const { version, limits } = this.#luod;
@@ -271,8 +278,12 @@ export class ClientRequests {
       const message = 'no image with this secret is expected';
       wire.send({ type: 'refused', error: { code: 'EPERM', message } });
     } else if (hello.protocol !== PROTOCOL_VERSION) {
-      const message = `it speaks protocol ${hello.protocol}, this luod ${PROTOCOL_VERSION}`;
-      wire.send({ type: 'refused', error: { code: 'EPROTONOSUPPORT', message } });
+      const { service, image } = expected;
+      const spoken = [hello.protocol].flat().join(', ');
+      const message = `pid ${hello.pid} speaks protocol ${spoken}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}: run both from the same version of liveupdate, luod first (luoctl self-update)`;
+      const error = { code: 'EPROTONOSUPPORT', message };
+      wire.send({ type: 'refused', error });
+      service.refuse(image, error);
     } else {
       const { service, image } = expected;
       client.image = image;
@@ -290,7 +301,14 @@ export class ClientRequests {
       const what = busy === undefined ? 'a kexec' : `an update of '${busy.name}'`;
       throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });
     }
-    return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    // A check that ran would be a child of the next luod, of which that one knows nothing.
+    await Promise.all(Array.from(services, (service) => service.rest()));
+    try {
+      return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    } catch (error) {
+      for (const service of services) service.watchOn();
+      throw error;
+    }
   }
 
   /** Sends a session's descriptor, which is the client's alone. */
@@ -311,7 +329,7 @@ export class ClientRequests {
     try {
       const update = new KernelUpdate({
         services: [...services],
-        hosted: hosted.status(),
+        hosted,
         version,
         request: { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES },
         progress: (line) => {
@@ -332,6 +350,11 @@ export class ClientRequests {
       this.#isLeaving = false;
     }
   }
+}
+
+/** Who asks is told by the socket, not by the request. */
+function asked<T extends object>({ peer: { uid, pid } }: Client, request: T): T & { by: string } {
+  return { ...request, by: `uid ${uid}, pid ${pid}` };
 }
 
 function refusal(id: unknown, error: unknown, cmd?: unknown): WireMessage {

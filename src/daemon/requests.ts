@@ -1,6 +1,7 @@
 /** What may be asked of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
+import { healthWords } from './health.js';
 import { requestId } from './session-requests.js';
 
 const milliseconds = z.number().int().positive().max(86_400_000);
@@ -75,6 +76,9 @@ const update = z.object({
   service: z.string().max(100).optional(),
   command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
   deadlines,
+  health: healthWords.optional(),
+  /** The answer comes when the watch after the commit is over. */
+  wait: z.boolean().optional(),
   /** Asked again of a luod that took over, a request with the same key is not done twice. */
   key: z.string().max(100).optional(),
 });
@@ -90,6 +94,7 @@ const start = z.object({
   restart: z.enum(['on-failure', 'always', 'never']).optional(),
   maxRestarts: z.number().int().nonnegative().max(1_000_000).optional(),
   fresh: z.boolean().optional(),
+  health: healthWords.optional(),
   retry: z.boolean().optional(),
 });
 
@@ -105,8 +110,12 @@ const rollback = z.object({
   id,
   service: z.string().max(100).optional(),
   deadlines,
+  health: healthWords.optional(),
+  wait: z.boolean().optional(),
   key: z.string().max(100).optional(),
 });
+
+const history = z.object({ type: z.literal('history'), id, service: z.string().max(100).optional() });
 
 /** Checked by the contract itself, so that a bad one is answered as the kernel answers it. */
 const name = z.string().max(1000);
@@ -167,6 +176,7 @@ const request = z.discriminatedUnion('type', [
   stop,
   update,
   rollback,
+  history,
   kexec,
   goodbye,
   selfUpdate,

@@ -23,7 +23,7 @@ export interface ServicesOptions {
 /** What makes a service. */
 export type RunOptions = Pick<
   ServiceOptions,
-  'name' | 'command' | 'cwd' | 'restart' | 'maxRestarts' | 'fresh'
+  'name' | 'command' | 'cwd' | 'restart' | 'maxRestarts' | 'fresh' | 'health'
 >;
 
 export class Services implements Iterable<Service> {

@@ -4,6 +4,7 @@
  *   phase      luod waits for                                      a failure here leads to
  *   spawn      the successor's hello                               rollback
  *   preserve   the old image's 'preserved' and the program's ready() rollback
+ *   health     the gate, if there is one: health.ts                rollback
  *   freeze     the old image's 'frozen'                            rollback
  *   retrieve   the successor's 'finished'                          rollback, unless the commit word is set
  *   finish     the old image's end                                 (committed: it is killed at the deadline)
@@ -19,7 +20,7 @@
  */
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
-import type { ImageToLuod, Phase } from '../handover/protocol.js';
+import type { ErrorReport, ImageToLuod } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Exit, ImageProcess } from './image-process.js';
@@ -34,6 +35,7 @@ import {
   Phases,
   reportOf,
   settles,
+  type UpdatePhase,
 } from './phases.js';
 
 export interface UpdateResult {
@@ -45,7 +47,15 @@ export interface UpdateResult {
   readonly toPid: number | undefined;
   /** Freeze start to sockets flowing; null when nothing was carried. */
   readonly blackoutMs: number | null;
-  readonly phases: { spawn: number; preserve: number; freeze: number; retrieve: number; finish: number };
+  readonly phases: {
+    spawn: number;
+    preserve: number;
+    /** Only when there was a gate. */
+    health?: number;
+    freeze: number;
+    retrieve: number;
+    finish: number;
+  };
   readonly files: number;
   readonly connections: number;
   /** Connections that could not cross, and that the old image serves to their end. */
@@ -57,7 +67,12 @@ export interface UpdateResult {
   readonly dropped?: readonly string[];
   readonly unfinished?: readonly string[];
   readonly rolledBack?: boolean;
-  readonly error?: { code: string; message: string; phase: Phase };
+  /**
+   * Learned after the commit: the new version was found bad. The command before runs again, in `generation`; or the same command was
+   * started again; or it serves on unhealthy.
+   */
+  readonly afterCommit?: 'rolledBack' | 'restarted' | 'servesOn';
+  readonly error?: { code: string; message: string; phase: UpdatePhase };
 }
 
 /** What became of the service. */
@@ -83,6 +98,11 @@ export interface UpdateOptions {
   readonly successor: ImageProcess;
   readonly deadlines: Deadlines;
   readonly notes: UpdateNotes;
+  /**
+   * Asked when the successor is ready and before anything freezes: returns why it must not take over. Its own limits count, not the
+   * deadlines; it is called off by the signal.
+   */
+  readonly gate?: ((signal: AbortSignal) => Promise<ErrorReport | undefined>) | undefined;
 }
 
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
@@ -107,7 +127,9 @@ export class Update {
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
-  #phase: Phase = 'spawn';
+  readonly #gate: UpdateOptions['gate'];
+  #gateMs: number | undefined;
+  #phase: UpdatePhase = 'spawn';
   #preserveSent = false;
   #freezeSent = false;
 
@@ -117,6 +139,7 @@ export class Update {
     this.#successor = options.successor;
     this.#deadlines = options.deadlines;
     this.#notes = options.notes;
+    this.#gate = options.gate;
     this.#phases = new Phases(options.deadlines);
     this.#commitFd = commitFd;
     this.#isResumed = isResumed;
@@ -216,6 +239,7 @@ export class Update {
         'the running version did not preserve its files',
       );
       await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
+      await this.#passGate();
       marks.push(performance.now());
 
       this.#phase = 'freeze';
@@ -248,6 +272,20 @@ export class Update {
     } finally {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
+    }
+  }
+
+  async #passGate(): Promise<void> {
+    if (this.#gate === undefined) return;
+    this.#phase = 'health';
+    const began = performance.now();
+    const called = new AbortController();
+    try {
+      const reason = await this.#phases.during(this.#gate(called.signal));
+      if (reason !== undefined) throw new PhaseError({ phase: 'health', error: reason });
+    } finally {
+      called.abort();
+      this.#gateMs = performance.now() - began;
     }
   }
 
@@ -295,7 +333,7 @@ export class Update {
         outcome: { kind: 'lost', by: 'new' },
         result: this.#failed(marks, false, {
           ...error,
-          message: `${error.message}; it had taken over already, so its connections are lost; it is started again with the listeners and memory that luod holds`,
+          message: `${error.message}; it had taken over already, so its connections are lost; the program is started again with the listeners and memory that luod holds`,
         }),
       };
     }
@@ -328,10 +366,19 @@ export class Update {
     };
   }
 
+  /** The gate stands between ready() and the freeze, in the time that the marks count as preserve. */
+  #beforeFreeze(marks: number[]): { preserve: number; health?: number } {
+    const whole = between(marks, 1);
+    const ms = this.#gateMs;
+    return ms === undefined
+      ? { preserve: whole }
+      : { preserve: round(Math.max(0, whole - ms)), health: round(ms) };
+  }
+
   #failed(
     marks: number[],
     rolledBack: boolean,
-    error: { code: string; message: string; phase: Phase },
+    error: { code: string; message: string; phase: UpdatePhase },
   ): UpdateResult {
     return {
       ok: false,
@@ -343,7 +390,7 @@ export class Update {
       blackoutMs: null,
       phases: {
         spawn: between(marks, 0),
-        preserve: between(marks, 1),
+        ...this.#beforeFreeze(marks),
         freeze: between(marks, 2),
         retrieve: 0,
         finish: 0,
@@ -369,7 +416,7 @@ export class Update {
       blackoutMs: milliseconds(BigInt(finished.resumedAt) - frozenAt),
       phases: {
         spawn: between(marks, 0),
-        preserve: between(marks, 1),
+        ...this.#beforeFreeze(marks),
         freeze: milliseconds(sentAt - frozenAt),
         retrieve: milliseconds(BigInt(finished.retrievedAt) - sentAt),
         finish: milliseconds(BigInt(finished.resumedAt) - BigInt(finished.retrievedAt)),

@@ -11,7 +11,12 @@ export interface Handover {
   outgoing: OutgoingRecords;
 }
 
-/** A handler that can build its file from the record alone, before the old image has frozen. */
+/**
+ * A handler that can build its file from the record alone, before the old image has frozen.
+ *
+ * Its `compatible` names one form of the record. A form that changes gets a new name and a handler of its own, and a program
+ * registers those of every form that may come: the first that takes a file writes it, each reads what came by its name.
+ */
 export interface CarriedFileHandler<File = unknown, Private = unknown> extends FileHandler<File, Private> {
   /**
    * Optional, but `keep()` needs it. Builds what it can from the record while the old image still serves, without reading from

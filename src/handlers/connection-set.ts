@@ -1,23 +1,32 @@
 /**
  * All live connections of a listener, as one file.
  *
- * Ten thousand connections are one thing at the cut: they freeze in one loop, their states cross as one array, and nothing is
- * looked up, allocated or called back for each of them. A connection has a number in its set, given when it came, by which
- * both images know it.
+ * Ten thousand connections are one thing at the cut: they freeze in one loop, what changed of their states crosses as one array, and
+ * nothing is looked up, allocated or called back for each of them. A connection has a number in its set, given when it came, by
+ * which both images know it.
  *
- * The set crosses in passes while the old image serves: each pass brings numbers and as many descriptors. Connections
- * that come later wait for the next pass, the last of them for the freeze; the end of one that crossed is told at once.
- * The freeze's record says which numbers are still live, and in the same order their states.
+ * The set crosses in passes while the old image serves: each pass brings numbers, as many descriptors, and the states as they are
+ * then. Connections that come later wait for the next pass, the last of them for the freeze; the end of one that crossed is told at
+ * once. The freeze's record says which numbers are still live, and brings the states that are no longer what their pass said.
+ *
+ * In the new image a connection that crossed is known to an epoll of the set's own from its pass on (`Readiness`). After the
+ * commit those that have something to read flow at once; the silent ones, each of which costs libuv an epoll_ctl(2) and the program
+ * a 'connection', follow a few at a turn of the loop, or when they speak.
+ *
+ * States of two connections that hold one object between them may hold two after the update.
  */
 import type { Server } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
+import { Readiness } from '../linux/epoll.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
+import { type FdWatch, watchFd } from '../linux/poll.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { Connection, type UpgradedProtocol } from './connection.js';
+import { isSame } from './same-value.js';
 import type { ServerProtocol } from './server-protocol.js';
 
 export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
@@ -25,14 +34,18 @@ export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 /** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in one or two. */
 const SETTLE_MS = 250;
 
+const NONE = new Uint32Array(0);
+
 /** A record of a pass, or of the freeze: a structured clone. */
 interface SavedSet {
   /** Numbers of connections whose descriptors come with this record, in their order. */
   readonly fresh: Uint32Array;
   /** At the freeze: the numbers of all live connections. */
   readonly live?: Uint32Array;
-  /** At the freeze: their states, in the same order; absent when no connection has one. */
-  readonly states?: readonly unknown[] | undefined;
+  /** Numbers whose states come with this record; in a pass all of `fresh`. */
+  readonly changed: Uint32Array;
+  /** Their states, in the same order. */
+  readonly states: readonly unknown[];
   /** At the freeze: what user space held, of the few where it held something. */
   readonly pending?: readonly (readonly [number, Uint8Array])[];
   /** At the freeze: of those that were upgraded, to what, and what that saved; or without a name, what their server's protocol did. */
@@ -53,6 +66,16 @@ export class ConnectionSet {
   readonly #staying = new Map<number, Connection>();
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
   protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade'> | undefined;
+  /** In a new image: tells of connections that crossed and have something to read. Undefined when there are none, or it cannot be had. */
+  #readiness: Readiness | undefined;
+  #readinessWatch: FdWatch | undefined;
+  #isReadinessRefused = false;
+  /** While connections that crossed are let flow. */
+  #armOne: ((connection: Connection) => void) | undefined;
+  /** Those that do not wait for their next byte: user space held something of them. */
+  #urgent: Connection[] = [];
+  /** Those that the program gets before any other flows. */
+  #upgraded: Connection[] = [];
   #nextId = 1;
   #preserved: Preserved | undefined;
 
@@ -99,6 +122,8 @@ export class ConnectionSet {
     this.#staying.clear();
     for (const connection of this.#members.values()) {
       connection.watchEnd(undefined);
+      connection.hasSent = false;
+      connection.sent = undefined;
       connection.upgraded?.release();
     }
   }
@@ -143,25 +168,43 @@ export class ConnectionSet {
   }
 
   /**
-   * Everything about the live connections that is not in the kernel. A rehearsal leaves out bytes that wait in user space:
-   * there may be many, and nobody will see them.
+   * The record of a pass. @throws {LiveUpdateError} EINVAL when a state cannot be cloned.
+   */
+  passRecord(fresh: Uint32Array): Buffer {
+    const states = Array.from(fresh, (id) => this.#members.get(id)?.state);
+    const record = serializeValue({ fresh, changed: fresh, states } satisfies SavedSet);
+    // What the next image has, to compare with at the freeze.
+    const { states: clones } = parse(record);
+    for (let i = 0; i < fresh.length; i++) {
+      const connection = this.#members.get(fresh[i] as number);
+      if (connection === undefined) continue;
+      connection.sent = clones[i];
+      connection.hasSent = true;
+    }
+    return record;
+  }
+
+  /**
+   * Everything about the live connections that is neither in the kernel nor sent.
+   * @param how 'rehearsal' leaves out bytes that wait in user space: there may be many, and nobody will see them. 'whole': the other
+   *   side has nothing yet.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
-  collect(rehearsing = false): Required<Omit<SavedSet, 'fresh'>> {
+  collect(how: 'freeze' | 'rehearsal' | 'whole' = 'freeze'): Required<Omit<SavedSet, 'fresh'>> {
     const isMovable = this.protocol?.movable?.();
     const save = this.protocol?.save;
     this.#staying.clear();
     const upgraded: [number, string, unknown][] = [];
     const live = new Uint32Array(this.#members.size);
+    const changed: number[] = [];
     const states: unknown[] = [];
     const pending: [number, Uint8Array][] = [];
     let count = 0;
-    let hasState = false;
     for (const [id, connection] of this.#members) {
       if (!connection.isOpen) continue;
       const other = connection.upgraded;
       if (other === undefined ? isMovable?.(connection) === false : !other.isMovable()) {
-        if (!rehearsing) this.#staying.set(id, connection);
+        if (how === 'freeze') this.#staying.set(id, connection);
         continue;
       }
       live[count++] = id;
@@ -174,12 +217,15 @@ export class ConnectionSet {
         if (value !== undefined) upgraded.push([id, '', value]);
       }
       const { state } = connection;
-      if (state !== undefined) hasState = true;
-      states.push(state);
-      const bytes = rehearsing && !connection.isDrained ? undefined : connection.pending();
+      const isSent = connection.hasSent && how !== 'whole';
+      if (!(isSent ? isSame(state, connection.sent) : state === undefined)) {
+        changed.push(id);
+        states.push(state);
+      }
+      const bytes = how === 'rehearsal' && !connection.isDrained ? undefined : connection.pending();
       if (bytes !== undefined) pending.push([id, bytes]);
     }
-    return { live: live.subarray(0, count), states: hasState ? states : undefined, pending, upgraded };
+    return { live: live.subarray(0, count), changed: Uint32Array.from(changed), states, pending, upgraded };
   }
 
   /**
@@ -193,7 +239,7 @@ export class ConnectionSet {
     for (const [id, connection] of this.#staying)
       if (wanted.has(connection)) late.#members.set(id, connection);
     const { ids: fresh, fds } = late.#descriptors();
-    return { record: serializeValue({ ...late.collect(), fresh } satisfies SavedSet), fds };
+    return { record: serializeValue({ ...late.collect('whole'), fresh } satisfies SavedSet), fds };
   }
 
   #descriptors(): { ids: Uint32Array; fds: number[] } {
@@ -216,25 +262,51 @@ export class ConnectionSet {
   takeIn(record: Uint8Array, fds: number[], server: Server): void {
     try {
       const saved = parse(record);
-      this.adopt(saved.fresh, () => {
-        const fd = fds.shift();
-        if (fd === undefined) throw new LiveUpdateError('EINVAL', 'fewer descriptors than connections');
-        return fd;
-      });
+      if (fds.length < saved.fresh.length)
+        throw new LiveUpdateError('EINVAL', 'fewer descriptors than connections');
+      for (const id of saved.fresh) this.#enter(id, Connection.adopt(fds.shift() as number));
       this.#restoreThese(saved);
       for (const id of saved.fresh) this.#members.get(id)?.arm(server, this.protocol, () => undefined);
-      for (const id of saved.fresh) {
-        const connection = this.#members.get(id);
-        if (connection !== undefined) announce(connection);
-      }
+      for (const id of saved.fresh) attempt(() => this.#members.get(id)?.announce());
     } finally {
       for (const fd of fds.splice(0)) closeFd(fd);
     }
   }
 
-  /** A pass came: builds its connections, which read nothing yet. @throws {LiveUpdateError} EINVAL. */
-  adopt(ids: Uint32Array, takeFd: () => number): void {
-    for (const id of ids) this.#enter(id, Connection.adopt(takeFd()));
+  /** A pass, or the freeze, came: builds its connections, which read nothing yet. @throws {LiveUpdateError} EINVAL. */
+  adopt({ fresh, changed, states }: SavedSet, takeFd: () => number): void {
+    for (const id of fresh) {
+      const connection = Connection.adopt(takeFd());
+      this.#enter(id, connection);
+      this.#watchReadiness(id, connection);
+    }
+    for (let i = 0; i < changed.length; i++) {
+      const connection = this.#members.get(changed[i] as number);
+      if (connection !== undefined) connection.state = states[i];
+    }
+  }
+
+  #watchReadiness(id: number, { socket }: Connection): void {
+    const fd = handleFd(socket);
+    if (fd === undefined || this.#isReadinessRefused) return;
+    try {
+      this.#readiness ??= new Readiness();
+      this.#readiness.add(fd, id);
+    } catch (error) {
+      // No descriptor or watch is left: all flow at once then, as fast as libuv can take them.
+      this.#endReadiness();
+      this.#isReadinessRefused = true;
+      process.emitWarning(
+        LiveUpdateError.from(error, { operation: 'adopt', handler: CONNECTIONS_COMPATIBLE }),
+      );
+    }
+  }
+
+  #endReadiness(): void {
+    this.#readinessWatch?.close();
+    this.#readinessWatch = undefined;
+    this.#readiness?.close();
+    this.#readiness = undefined;
   }
 
   /** Connections that ended in the old image: closes this one's duplicates. */
@@ -249,19 +321,30 @@ export class ConnectionSet {
       const ended = new Set(this.#members.keys());
       for (const id of live) ended.delete(id);
       this.abandon(ended);
+      if (this.#members.size !== live.length)
+        throw new LiveUpdateError('EINVAL', `${live.length - this.#members.size} connections did not come`);
     }
-    for (const [, name] of saved.upgraded ?? []) if (name !== '') this.protocol?.checkUpgrade?.(name);
     this.#restoreThese(saved);
+    for (const [id, name] of saved.upgraded ?? []) {
+      const connection = this.#members.get(id);
+      if (name === '' || connection === undefined) continue;
+      this.protocol?.checkUpgrade?.(name);
+      this.#upgraded.push(connection);
+    }
   }
 
-  #restoreThese({ live = new Uint32Array(0), states, pending = [], upgraded = [] }: SavedSet): void {
-    for (let i = 0; i < live.length; i++) {
-      const id = live[i] as number;
+  #restoreThese({ changed, states, pending = [], upgraded = [] }: SavedSet): void {
+    for (let i = 0; i < changed.length; i++) {
+      const id = changed[i] as number;
       const connection = this.#members.get(id);
       if (connection === undefined) throw new LiveUpdateError('EINVAL', `the connection ${id} did not come`);
-      if (states !== undefined) connection.state = states[i];
+      connection.state = states[i];
     }
-    for (const [id, bytes] of pending) this.#members.get(id)?.restore(bytes);
+    for (const [id, bytes] of pending) {
+      const connection = this.#members.get(id);
+      connection?.restore(bytes);
+      if (connection !== undefined) this.#urgent.push(connection);
+    }
     for (const [id, name, value] of upgraded) {
       const connection = this.#members.get(id);
       if (connection !== undefined) connection.saved = { name, value };
@@ -269,31 +352,52 @@ export class ConnectionSet {
   }
 
   /**
-   * After the commit: lets every connection that crossed flow. `onFlow` is called for each that the program gets. It gets all
-   * upgraded ones now: whoever speaks to all of them, when the first message comes or the first request, must leave none out.
+   * After the commit: lets those flow that have something to read or to write; the others follow with `announce`, or when they
+   * speak. `onFlow` is called for each that the program gets. It gets all upgraded ones now: whoever speaks to all of them, when the
+   * first message comes or the first request, must leave none out.
    */
   arm(server: Server, onFlow: () => void): void {
-    const plain: Connection[] = [];
-    for (const connection of this.#members.values()) {
-      if (!connection.crossed) continue;
-      if ((connection.saved?.name ?? '') === '') plain.push(connection);
-      else {
-        connection.arm(server, this.protocol, onFlow);
-        announce(connection);
-      }
+    const arm = (connection: Connection) => {
+      if (connection.crossed && !connection.isArmed) connection.arm(server, this.protocol, onFlow);
+    };
+    this.#armOne = arm;
+    for (const connection of this.#upgraded.splice(0)) {
+      attempt(() => {
+        arm(connection);
+        connection.announce();
+      });
     }
-    for (const connection of plain) connection.arm(server, this.protocol, onFlow);
+    for (const connection of this.#urgent.splice(0)) attempt(() => arm(connection));
+    const readiness = this.#readiness;
+    if (readiness === undefined) {
+      for (const connection of this.#members.values()) arm(connection);
+      return;
+    }
+    const armReady = () => {
+      for (const id of readiness.take()) {
+        const connection = this.#members.get(id);
+        if (connection !== undefined) arm(connection);
+      }
+    };
+    armReady();
+    this.#readinessWatch = watchFd(readiness.fd, { readable: true }, armReady);
   }
 
-  /** Gives the program those that it has not got yet, a few at a turn of the loop. */
+  /** Lets all flow, and gives the program those that it has not got yet, a few at a turn of the loop. */
   async announce(perTurn: number): Promise<void> {
     let left = perTurn;
     for (const connection of [...this.#members.values()]) {
-      announce(connection);
+      if (!connection.isOpen) continue;
+      attempt(() => {
+        this.#armOne?.(connection);
+        connection.announce();
+      });
       if (--left > 0) continue;
       left = perTurn;
       await nextTurn();
     }
+    this.#armOne = undefined;
+    this.#endReadiness();
   }
 
   /** After the commit, in an old image that ends. */
@@ -303,6 +407,8 @@ export class ConnectionSet {
 
   /** After the commit, in an old image that lingers: lets go of all that crossed. */
   detach(): void {
+    this.#armOne = undefined;
+    this.#endReadiness();
     for (const [id, connection] of [...this.#members]) {
       if (!this.#staying.has(id)) connection.detach();
       else connection.watchEnd(undefined);
@@ -311,9 +417,10 @@ export class ConnectionSet {
   }
 }
 
-function announce(connection: Connection): void {
+/** Gives the program a connection. */
+function attempt(announce: () => void): void {
   try {
-    connection.announce();
+    announce();
   } catch (error) {
     // As in any accept: the program's own listener threw. The other connections must come all the same.
     process.nextTick(() => {
@@ -327,7 +434,7 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
     const { incoming } = handover;
     const set = incoming.adopt(handle, () => new ConnectionSet());
     const bytes = incoming.bytes(handle);
-    if (bytes.length > 0) set.adopt(parse(bytes).fresh, () => incoming.takeFd(handle));
+    if (bytes.length > 0) set.adopt(parse(bytes), () => incoming.takeFd(handle));
     return set;
   };
   return {
@@ -353,7 +460,7 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
         const handle = handleOf(args.serializedData);
         const set = incoming.adopt(handle, () => new ConnectionSet());
         const saved = parse(incoming.bytes(handle));
-        set.adopt(saved.fresh, () => incoming.takeFd(handle));
+        set.adopt({ ...saved, changed: NONE }, () => incoming.takeFd(handle));
         set.restore(saved);
         args.file = set;
       },
@@ -367,14 +474,12 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
   };
 }
 
-/** The record of a pass. */
-export function passRecord(ids: Uint32Array): Buffer {
-  return serializeValue({ fresh: ids } satisfies SavedSet);
-}
-
 function parse(bytes: Uint8Array): SavedSet {
   const saved = deserializeValue(bytes) as Partial<SavedSet> | null;
-  if (!(saved?.fresh instanceof Uint32Array))
+  if (
+    !(saved?.fresh instanceof Uint32Array && saved.changed instanceof Uint32Array) ||
+    saved.changed.length !== saved.states?.length
+  )
     throw new LiveUpdateError('EINVAL', 'a damaged record', { handler: CONNECTIONS_COMPATIBLE });
   return saved as SavedSet;
 }

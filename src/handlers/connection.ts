@@ -87,6 +87,9 @@ export class Connection<S = unknown> implements SocketOwner {
   state: S | undefined = undefined;
   /** Whether it came from the image before. */
   readonly crossed: boolean;
+  /** A clone of `state` as it was sent ahead of the freeze, in `hasSent`; the next image has it. */
+  sent: unknown;
+  hasSent = false;
   /** In the next image: what `upgraded` saved, until the connection is received. */
   saved: { readonly name: string; readonly value: unknown } | undefined;
   #unread: Buffer | undefined;
@@ -214,9 +217,17 @@ export class Connection<S = unknown> implements SocketOwner {
     if (held !== undefined) for (const act of held) act();
     if (this.#ended) socket.end();
     this.#unwritten = undefined;
-    if (this.#unread !== undefined || server === undefined) this.announce();
-    // Also after an announcement: Readable counts a read that was held back as one under way.
-    startReading(socket);
+    try {
+      if (this.#unread !== undefined || server === undefined) this.announce();
+    } finally {
+      // Also after an announcement: Readable counts a read that was held back as one under way.
+      startReading(socket);
+    }
+  }
+
+  /** Whether bytes flow. */
+  get isArmed(): boolean {
+    return this.#armed;
   }
 
   /** Whether the program has it. */

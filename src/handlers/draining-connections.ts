@@ -16,9 +16,18 @@ export function drainingProtocol(server: Server): ServerProtocol {
     sessions.add(session);
     session.once('close', () => sessions.delete(session));
   });
+  const responses = new Set<ServerResponse>();
+  const isHttp = server instanceof HttpServer || server instanceof HttpsServer;
+  if (isHttp) {
+    server.prependListener('request', (_request, response: ServerResponse) => {
+      responses.add(response);
+      response.once('close', () => responses.delete(response));
+    });
+  }
   const end = () => {
     for (const session of sessions) session.close();
-    if (!(server instanceof HttpServer || server instanceof HttpsServer)) return;
+    if (!isHttp) return;
+    for (const response of responses) response.shouldKeepAlive = false;
     server.prependListener('request', (_request, response: ServerResponse) => {
       response.shouldKeepAlive = false;
     });

@@ -123,8 +123,12 @@ export type OldToSuccessor =
   /** + [record, descriptors...]: connections that could not cross in the cut, and now can. Said by an image that lingers. */
   | { type: 'late'; session: string };
 
-/** From the successor to the old image: one for each precopy. */
-export type SuccessorToOld = { type: 'ack' };
+/** From the successor to the old image. */
+export type SuccessorToOld =
+  /** One for each precopy. */
+  | { type: 'ack' }
+  /** The commit word is set: for an old image that nobody else can tell, since luod is gone. */
+  | { type: 'committed' };
 
 /** A message as the wire takes it. */
 export function toWire(message: ImageToLuod | LuodToImage | OldToSuccessor | SuccessorToOld): WireMessage {

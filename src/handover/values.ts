@@ -1,11 +1,18 @@
 /** Values as bytes: V8's structured clone, with its failures as errnos. */
-import { deserialize, serialize } from 'node:v8';
+import { DefaultSerializer, deserialize } from 'node:v8';
 import { LiveUpdateError } from '../core/errors.js';
 
-/** @throws {LiveUpdateError} EINVAL when the value cannot be cloned (a function, a socket, a proxy, ...). */
-export function serializeValue(value: unknown): Buffer {
+/**
+ * @param head Bytes to stand in front of the clone, for who reads them there.
+ * @throws {LiveUpdateError} EINVAL when the value cannot be cloned (a function, a socket, a proxy, ...).
+ */
+export function serializeValue(value: unknown, head?: Uint8Array): Buffer {
   try {
-    return serialize(value);
+    const serializer = new DefaultSerializer();
+    if (head !== undefined) serializer.writeRawBytes(head);
+    serializer.writeHeader();
+    serializer.writeValue(value);
+    return serializer.releaseBuffer();
   } catch (cause) {
     throw new LiveUpdateError('EINVAL', `the value cannot be cloned: ${textOf(cause)}`, { cause });
   }

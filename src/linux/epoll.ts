@@ -1,8 +1,77 @@
-/** What libuv's event loop watches, taken away from under it: epoll_ctl(2). */
+/** Readiness of many descriptors: epoll(7). And what libuv's own epoll watches, taken away from under it. */
 import { readdirSync, readlinkSync } from 'node:fs';
+import { OwnedFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
 
+const EPOLL_CLOEXEC = 0o2000000;
+const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
+const EPOLLIN = 1;
+const EPOLLRDHUP = 0x2000;
+const EPOLLONESHOT = 1 << 30;
+
+/** struct epoll_event: u32 events, u64 data; packed on x86-64 alone. */
+const EVENT_BYTES = process.arch === 'x64' ? 12 : 16;
+const DATA_AT = process.arch === 'x64' ? 4 : 8;
+/** Events of one call. */
+const MAX_EVENTS = 1024;
+
+const event = Buffer.alloc(EVENT_BYTES);
+
+/**
+ * Tells once of each descriptor that has something to read, an end, or an error. Nothing is read; a descriptor whose bytes another
+ * process has taken meanwhile is not told of.
+ */
+export class Readiness implements Disposable {
+  readonly #epoll: OwnedFd;
+  readonly #events = Buffer.alloc(EVENT_BYTES * MAX_EVENTS);
+
+  /** @throws {LiveUpdateError} EMFILE, ENFILE, ENOMEM. */
+  constructor() {
+    const fd = libc.epollCreate1(EPOLL_CLOEXEC);
+    const error = errno();
+    if (fd === -1) throw failure('epoll_create1', error);
+    this.#epoll = new OwnedFd(fd);
+  }
+
+  /** Readable itself when there is something to `take`. */
+  get fd(): number {
+    return this.#epoll.fd;
+  }
+
+  /**
+   * @param id What `take` says for it, a u32.
+   * @throws {LiveUpdateError} EBADF, EEXIST, ENOMEM, ENOSPC (fs.epoll.max_user_watches); EPERM for a file that cannot be waited for.
+   */
+  add(fd: number, id: number): void {
+    event.writeUInt32LE((EPOLLIN | EPOLLRDHUP | EPOLLONESHOT) >>> 0, 0);
+    event.writeUInt32LE(id, DATA_AT);
+    event.writeUInt32LE(0, DATA_AT + 4);
+    const result = libc.epollCtl(this.fd, EPOLL_CTL_ADD, fd, event);
+    const error = errno();
+    if (result === -1) throw failure('epoll_ctl', error);
+  }
+
+  /** Those that are ready now, each once. */
+  take(): number[] {
+    const ids: number[] = [];
+    for (;;) {
+      const count = libc.epollWait(this.fd, this.#events, MAX_EVENTS, 0);
+      const error = errno();
+      if (count === -1) throw failure('epoll_wait', error);
+      for (let i = 0; i < count; i++) ids.push(this.#events.readUInt32LE(i * EVENT_BYTES + DATA_AT));
+      if (count < MAX_EVENTS) return ids;
+    }
+  }
+
+  close(): void {
+    this.#epoll.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
 
 /**
  * Has no epoll of this process report `fd` any more, though it stays open. For descriptors whose owner in libuv cannot be stopped

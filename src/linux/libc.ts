@@ -90,6 +90,10 @@ export const libc = {
     'int connect(int fd, void *address, unsigned int length)',
   ),
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
+  epollCreate1: declare<(flags: number) => number>('int epoll_create1(int flags)'),
+  epollWait: declare<(epoll: Fd, events: Bytes, count: number, timeout: number) => number>(
+    'int epoll_wait(int epoll, void *events, int count, int timeout)',
+  ),
   epollCtl: declare<(epoll: Fd, operation: number, fd: Fd, event: Bytes) => number>(
     'int epoll_ctl(int epoll, int operation, int fd, void *event)',
   ),

@@ -159,7 +159,7 @@ describe('a program is refused with one line', () => {
     ['two-listeners', /^EEXIST: listener: the name is in use in this program \(session 'listener:same'\)\n$/],
     ['port-taken', /^EADDRINUSE: listen: 127\.0\.0\.1:\d+ is taken by another program\n$/],
     ['state-not-cloneable', /^EINVAL: the value cannot be cloned: .* could not be cloned\.\n$/],
-    ['state-no-object', /^EINVAL: a state is an object .*, not number\n$/],
+    ['state-no-object', /^EINVAL: state: a state is a plain object.*, not number\n$/],
     [
       'memory-too-large',
       /^EFBIG: \d+ bytes are more than one view can map on Node .*; use several memories\n$/,

@@ -69,6 +69,11 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** What luod says when a program that uses liveupdate serves. */
+export function servesItself(generation: number): RegExp {
+  return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
+}
+
 export class LuodProcess {
   readonly folder: string;
   readonly socket: string;

@@ -1,24 +1,28 @@
 /**
- * An HTTP service under test. FRAMEWORK says what answers: node:http itself, express, or fastify; each unchanged, behind
- * `lu.listen`. PORT (or HTTP_PATH, a unix path) says where.
+ * An HTTP service under test. FRAMEWORK says what answers: node:http itself, express, fastify, https, http2 (over TLS), or tls (which
+ * echoes); each unchanged, behind `lu.listen`. PORT (or HTTP_PATH, a unix path) says where.
  *
  *   GET  /hello/X      at once: generation, pid and X
  *   GET  /slow/MS/X    the same after MS milliseconds
  *   GET  /hold/X       the same when there is a file HOLD/X
  *   GET  /stream/X     a chunk '1', and when there is a file HOLD/X nine more, the last of which names the generation
  *   POST /upload       the number of bytes and their SHA-256
+ *   GET  /count        how many requests all images have had
  */
 import { createHash } from 'node:crypto';
-import { existsSync, watch } from 'node:fs';
+import { existsSync, readFileSync, watch } from 'node:fs';
 import http from 'node:http';
+import http2 from 'node:http2';
+import https from 'node:https';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import tls from 'node:tls';
 import { liveupdate } from 'liveupdate';
 
 const { FRAMEWORK = 'http', PORT, HTTP_PATH, HOLD } = process.env;
 
 const lu = await liveupdate();
-const hits = await lu.state('hits', () => ({ count: 0 }));
+const requests = lu.counter('requests');
 
 const about = (word) => ({ generation: lu.generation, pid: process.pid, word });
 
@@ -55,18 +59,25 @@ async function digest(request) {
   return { bytes, sha256: hash.digest('hex') };
 }
 
-async function plain() {
-  return http.createServer(async (request, response) => {
-    hits.count++;
-    const [, what, one, two] = request.url.split('/');
-    const json = (value) => response.setHeader('Content-Type', 'application/json').end(JSON.stringify(value));
-    if (what === 'hello') json(about(one));
-    else if (what === 'slow') setTimeout(() => json(about(two)), Number(one));
-    else if (what === 'hold') released(one).then(() => json(about(one)));
-    else if (what === 'stream') await stream(response, one);
-    else if (what === 'upload') json(await digest(request));
-    else response.writeHead(404).end();
-  });
+async function answer(request, response) {
+  requests.add();
+  const [, what, one, two] = request.url.split('/');
+  const json = (value) => {
+    response.setHeader('Content-Type', 'application/json');
+    response.end(JSON.stringify(value));
+  };
+  if (what === 'hello') json(about(one));
+  else if (what === 'count') json({ ...about('count'), count: requests.value });
+  else if (what === 'slow') setTimeout(() => json(about(two)), Number(one));
+  else if (what === 'hold') released(one).then(() => json(about(one)));
+  else if (what === 'stream') await stream(response, one);
+  else if (what === 'upload') json(await digest(request));
+  else response.writeHead(404).end();
+}
+
+function certificate() {
+  const file = (name) => readFileSync(new URL(`tls/${name}.pem`, import.meta.url));
+  return { key: file('key'), cert: file('cert') };
 }
 
 async function withExpress() {
@@ -95,7 +106,14 @@ async function withFastify() {
   return app.server;
 }
 
-const server = await { http: plain, express: withExpress, fastify: withFastify }[FRAMEWORK]();
+const server = await {
+  http: () => http.createServer(answer),
+  express: withExpress,
+  fastify: withFastify,
+  https: () => https.createServer(certificate(), answer),
+  http2: () => http2.createSecureServer(certificate(), answer),
+  tls: () => tls.createServer(certificate(), (socket) => socket.pipe(socket).on('error', () => undefined)),
+}[FRAMEWORK]();
 await lu.listen(
   'web',
   server,
