@@ -15,7 +15,7 @@ import type { Upgrades } from '../handlers/upgrades.js';
 /** Kinds as they stand in session names: `memory:cache`. */
 export type Kind = 'state' | 'memory' | 'listener' | 'keep';
 /** Of names that are no sessions of their own: what became of connections. */
-type Upgrade = 'websocket';
+type Upgrade = 'websocket' | 'stream';
 
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;

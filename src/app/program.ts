@@ -22,12 +22,13 @@ import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
+import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
 import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
-import { Upgrades } from '../handlers/upgrades.js';
-import { connectionOf, type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
+import { connectionOf, Upgrades } from '../handlers/upgrades.js';
+import { type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -339,8 +340,26 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /**
-   * The connection of a socket that came through `listen()`, or of a WebSocket of a server that `webSockets()` knows, with the
-   * program's own `state` for it.
+   * Answers that go on in the next image: event streams, say. `listener` gets the response of each, a new one at once, and one that
+   * crossed, with the request it answers, when `ready()` has committed. Call it before `ready()`; what it returns is called in the
+   * HTTP server's 'request', behind `writeHead`, and sends the head.
+   *
+   * @returns `open(request, response)`, which throws {LiveUpdateError} EINVAL for an answer with a Content-Length or one that has
+   *   ended; ENOENT when its server did not go to `listen()`.
+   * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST for a name in use; EBUSY after `ready()`.
+   */
+  streams(name: string, listener: StreamListener): OpenStream {
+    const session = sessionName('stream', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'streams', session });
+    const streams = new ResponseStreams(session, listener);
+    this.#upgrades.register(session, () => streams);
+    return (request, response) => streams.open(request, response);
+  }
+
+  /**
+   * The connection of a socket that came through `listen()`, of a WebSocket of a server that `webSockets()` knows, or of a response
+   * of `streams()`, with the program's own `state` for it.
    */
   connection<S = unknown>(socket: EventEmitter): Connection<S> {
     const connection = connectionOf(socket) ?? Connection.from(socket as Socket);

@@ -30,6 +30,9 @@ interface HttpSocket extends Socket {
 export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol {
   // Undoes the timeout of an idle connection when its next request comes, as Node does for its own.
   server.prependListener('request', ({ socket }: IncomingMessage) => {
+    // A stream with another request behind it is a request under way like any other.
+    const connection = Connection.from(socket);
+    if (connection?.upgraded !== undefined) connection.upgraded = undefined;
     if (idle.delete(socket)) socket.setTimeout(server.timeout);
   });
   return {

@@ -9,6 +9,18 @@
 import { LiveUpdateError } from '../core/errors.js';
 import type { Connection, Receiver } from './connection.js';
 
+/** For `lu.connection()`, by what the program has in its hands: a WebSocket, say. */
+const connections = new WeakMap<object, Connection>();
+
+export function setConnectionOf(upgraded: object, connection: Connection): void {
+  connections.set(upgraded, connection);
+}
+
+/** The connection below what it became. */
+export function connectionOf(upgraded: object): Connection | undefined {
+  return connections.get(upgraded);
+}
+
 export class Upgrades implements Receiver {
   readonly #receivers = new Map<string, Receiver>();
   #dropped: ReadonlySet<string> = new Set();

@@ -10,11 +10,12 @@
  * a program that tells all its `clients` leaves none out.
  */
 import type { EventEmitter } from 'node:events';
-import { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { Connection, type Receiver, type UpgradedProtocol } from './connection.js';
 import { InflatedWindow } from './inflated-window.js';
+import { restoreRequest, saveRequest } from './saved-request.js';
+import { setConnectionOf } from './upgrades.js';
 import {
   type Deflate,
   deflateOf,
@@ -41,23 +42,6 @@ const LOOK_MS = 5;
 
 /** Service Restart: the client may come again. */
 const CLOSE_RESTART = 1012;
-
-/** The connections of WebSockets, for `lu.connection(ws)`. */
-const connections = new WeakMap<object, Connection>();
-
-/** The connection of a WebSocket that came through a server's `WebSockets`. */
-export function connectionOf(ws: object): Connection | undefined {
-  return connections.get(ws);
-}
-
-/** The request that a WebSocket came by, as it crosses: text, since most programs never look at it again. */
-interface SavedRequest {
-  readonly method: string | undefined;
-  readonly url: string | undefined;
-  readonly httpVersion: string;
-  readonly headers: IncomingMessage['headers'];
-  readonly rawHeaders: readonly string[];
-}
 
 interface Saved extends SavedWebSocket {
   readonly request: string;
@@ -98,13 +82,13 @@ export class WebSockets implements Receiver {
     server.handleUpgrade = (request, socket, head, callback) =>
       handleUpgrade.call(server, request, socket, head, (ws, itsRequest) => {
         const connection = Connection.from(socket as Socket);
-        if (connection !== undefined) this.#enter(ws, connection, JSON.stringify(toSaved(itsRequest)));
+        if (connection !== undefined) this.#enter(ws, connection, saveRequest(itsRequest));
         callback(ws, itsRequest);
       });
   }
 
   #enter(ws: WebSocketInternals, connection: Connection, request: string, window?: Uint8Array): void {
-    connections.set(ws, connection);
+    setConnectionOf(ws, connection);
     connection.upgraded = new CarriedWebSocket(this.name, ws, request, window);
   }
 
@@ -118,7 +102,7 @@ export class WebSockets implements Receiver {
     }
     this.#enter(ws, connection, saved.request, saved.window);
     resumeSending(ws, saved);
-    this.#server.emit('connection', ws, toRequest(JSON.parse(saved.request) as SavedRequest, socket));
+    this.#server.emit('connection', ws, restoreRequest(saved.request, socket));
   }
 }
 
@@ -200,18 +184,4 @@ function watchInflated(deflate: Deflate, before: Uint8Array | undefined): Inflat
       callback(error, inflated);
     });
   return window;
-}
-
-function toSaved({ method, url, httpVersion, headers, rawHeaders }: IncomingMessage): SavedRequest {
-  return { method, url, httpVersion, headers, rawHeaders };
-}
-
-function toRequest({ httpVersion, ...saved }: SavedRequest, socket: Socket): IncomingMessage {
-  const [major = 1, minor = 1] = httpVersion.split('.').map(Number);
-  return Object.assign(new IncomingMessage(socket), saved, {
-    httpVersion,
-    httpVersionMajor: major,
-    httpVersionMinor: minor,
-    complete: true,
-  });
 }

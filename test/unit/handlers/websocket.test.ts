@@ -6,7 +6,8 @@ import { deserialize, serialize } from 'node:v8';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type ClientOptions, type ServerOptions, WebSocket, WebSocketServer } from 'ws';
 import { Connection } from '../../../src/handlers/connection.js';
-import { connectionOf, type WebSocketServerLike, WebSockets } from '../../../src/handlers/websocket.js';
+import { connectionOf } from '../../../src/handlers/upgrades.js';
+import { type WebSocketServerLike, WebSockets } from '../../../src/handlers/websocket.js';
 import { dupFd } from '../../../src/linux/fd.js';
 import { handleFd } from '../../../src/linux/handle-fd.js';
 
