@@ -501,6 +501,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
+      if (incoming instanceof Successor) this.#upgrades.rehearse();
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
       this.#counters.open();

@@ -52,6 +52,8 @@ const announcingPush: Push = function (chunk, encoding) {
 /** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
 export interface Receiver {
   receive(connection: Connection): void;
+  /** Before the cut: does what `receive` will, with nothing at stake, so that it finds the code compiled. */
+  rehearse?(): void;
 }
 
 /**

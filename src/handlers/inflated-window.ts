@@ -14,10 +14,14 @@ export class InflatedWindow {
   #at = 0;
   #length = 0;
 
-  /** @param bits The base two logarithm of the window's size, 8 to 15. */
-  constructor(bits: number, bytes?: Uint8Array) {
+  /**
+   * @param bits The base two logarithm of the window's size, 8 to 15.
+   * @param parts What another had; copied.
+   */
+  constructor(bits: number, parts: readonly Uint8Array[] = []) {
     this.#limit = 1 << bits;
-    if (bytes !== undefined) this.append(bytes);
+    this.#makeRoom(parts.reduce((length, part) => length + part.length, 0));
+    for (const part of parts) this.append(part);
   }
 
   get length(): number {
@@ -51,11 +55,19 @@ export class InflatedWindow {
     this.#length = 0;
   }
 
-  /** Oldest first; a copy. */
-  bytes(): Buffer {
+  /** Oldest first; views of what changes with the next `append`. */
+  parts(): Buffer[] {
     const ring = this.#ring;
     const start = this.#at - this.#length;
-    if (start >= 0) return Buffer.from(ring.subarray(start, this.#at));
-    return Buffer.concat([ring.subarray(start + ring.length), ring.subarray(0, this.#at)]);
+    const parts =
+      start >= 0
+        ? [ring.subarray(start, this.#at)]
+        : [ring.subarray(start + ring.length), ring.subarray(0, this.#at)];
+    return parts.filter((part) => part.length > 0);
+  }
+
+  /** Oldest first; a copy. */
+  bytes(): Buffer {
+    return Buffer.concat(this.parts());
   }
 }

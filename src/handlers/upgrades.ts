@@ -46,6 +46,11 @@ export class Upgrades implements Receiver {
     );
   }
 
+  /** Before the cut, in an image that is to take over. */
+  rehearse(): void {
+    for (const receiver of this.#receivers.values()) receiver.rehearse?.();
+  }
+
   /** Gives the program a connection by what it became; one that nobody wants is closed. */
   receive(connection: Connection): void {
     const receiver = this.#receivers.get(connection.saved?.name ?? '');

@@ -23,6 +23,7 @@ import {
   OPEN,
   probe,
   rebuildWebSocket,
+  rehearse,
   resumeSending,
   type SavedWebSocket,
   type ServerInternals,
@@ -87,9 +88,18 @@ export class WebSockets implements Receiver {
       });
   }
 
-  #enter(ws: WebSocketInternals, connection: Connection, request: string, window?: Uint8Array): void {
+  #enter(
+    ws: WebSocketInternals,
+    connection: Connection,
+    request: string,
+    window?: readonly Uint8Array[],
+  ): void {
     setConnectionOf(ws, connection);
     connection.upgraded = new CarriedWebSocket(this.name, ws, request, window);
+  }
+
+  rehearse(): void {
+    rehearse(this.#server);
   }
 
   receive(connection: Connection): void {
@@ -115,7 +125,12 @@ class CarriedWebSocket implements UpgradedProtocol {
   /** Settled, and not by the program's own pause(). */
   #isHeld = false;
 
-  constructor(name: string, ws: WebSocketInternals, request: string, window: Uint8Array | undefined) {
+  constructor(
+    name: string,
+    ws: WebSocketInternals,
+    request: string,
+    window: readonly Uint8Array[] | undefined,
+  ) {
     this.name = name;
     this.#ws = ws;
     this.#request = request;
@@ -137,7 +152,7 @@ class CarriedWebSocket implements UpgradedProtocol {
     return {
       ...saveWebSocket(this.#ws, this.#deflating?.read()),
       request: this.#request,
-      window: this.#window === undefined || this.#window.length === 0 ? undefined : this.#window.bytes(),
+      window: this.#window === undefined || this.#window.length === 0 ? undefined : this.#window.parts(),
       isPaused: (this.#ws.isPaused && !this.#isHeld) || undefined,
     };
   }
@@ -171,12 +186,25 @@ class CarriedWebSocket implements UpgradedProtocol {
   }
 }
 
-/** Keeps what `deflate` gives out from now on, as far as the peer may refer to it. */
-function watchInflated(deflate: Deflate, before: Uint8Array | undefined): InflatedWindow {
+/**
+ * Keeps what `deflate` gives out from now on, as far as the peer may refer to it.
+ * @param before What another had given out, for one that goes on behind it.
+ */
+function watchInflated(deflate: Deflate, before: readonly Uint8Array[] | undefined): InflatedWindow {
   const { client_max_window_bits: bits = 15, client_no_context_takeover: forgets = false } =
     deflate.params ?? {};
   const window = new InflatedWindow(bits, before);
-  const { decompress } = deflate;
+  const { decompress, _options: options } = deflate;
+  if (before !== undefined) {
+    const zlibInflateOptions = {
+      ...options.zlibInflateOptions,
+      // Read when the stream is made, with the first bytes that come.
+      get dictionary() {
+        return window.length === 0 ? undefined : window.bytes();
+      },
+    };
+    deflate._options = { ...options, zlibInflateOptions };
+  }
   deflate.decompress = (bytes, isLast, callback) =>
     decompress.call(deflate, bytes, isLast, (error, inflated) => {
       if (forgets && isLast) window.clear();

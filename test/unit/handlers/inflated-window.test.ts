@@ -26,13 +26,13 @@ describe('the window of an inflate stream', () => {
   it('goes on from what another had', () => {
     const before = new InflatedWindow(8);
     before.append(numbered(0, 300));
-    const window = new InflatedWindow(8, before.bytes());
+    const window = new InflatedWindow(8, before.parts());
     window.append(numbered(300, 10));
     expect(window.bytes().equals(numbered(54, 256))).toBe(true);
   });
 
   it('is empty when it was cleared', () => {
-    const window = new InflatedWindow(8, numbered(0, 1000));
+    const window = new InflatedWindow(8, [numbered(0, 1000)]);
     window.clear();
     expect(window.bytes().length).toBe(0);
     window.append(numbered(5, 9));
