@@ -6,6 +6,7 @@ import type { Server, Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { SESSION_NAME_BYTES } from '../core/names.js';
 import type { Token } from '../core/types.js';
+import type { CarriedFileHandler } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
@@ -13,7 +14,7 @@ import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js'
 import type { Upgrades } from '../handlers/upgrades.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
-export type Kind = 'state' | 'memory' | 'listener' | 'keep';
+export type Kind = 'state' | 'memory' | 'listener' | 'timer' | 'keep';
 /** Of names that are no sessions of their own: what became of connections. */
 type Upgrade = 'websocket' | 'stream';
 
@@ -39,11 +40,20 @@ export function sessionName(kind: Kind | Upgrade, name: string): string {
   return session;
 }
 
+/**
+ * How the connections of a listener move: all in the cut, with everything else, as one consistent state; or most of them ahead of it, in
+ * batches, while both images serve.
+ */
+export type Cut = 'atomic' | 'rolling';
+
 /** A named thing that is not a listener. */
 export interface KeptFile {
   readonly session: string;
   readonly kind: Kind;
   readonly file: unknown;
+  readonly handler: CarriedFileHandler;
+  /** Whether the handler is one of the program's own, which may be asynchronous. */
+  readonly isForeign: boolean;
 }
 
 /** A listener and its live connections. */
@@ -53,6 +63,7 @@ export class KeptListener {
   readonly file: Listener;
   readonly connections: ConnectionSet;
   readonly protocol: ServerProtocol;
+  readonly cut: Cut;
 
   constructor(
     session: string,
@@ -60,7 +71,9 @@ export class KeptListener {
     connections: ConnectionSet,
     server: Server,
     upgrades: Upgrades,
+    cut: Cut = 'atomic',
   ) {
+    this.cut = cut;
     this.session = session;
     this.file = listener;
     this.connections = connections;

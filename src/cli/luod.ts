@@ -10,6 +10,7 @@ import type { RestartPolicy, Service } from '../daemon/service.js';
 import { ServiceManager } from '../daemon/service-manager.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
+import { adoptOrphans } from '../linux/subreaper.js';
 import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
@@ -61,12 +62,14 @@ async function serve(flags: ServeFlags): Promise<void> {
   });
   const limits = defaultLimits(flags.maxClients);
   const manager = ServiceManager.fromEnvironment(log);
+  // Children that a program keeps across updates lose their parent with its first image.
+  adoptOrphans();
   const luod = await Luod.listen({
     manager,
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
-    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit, log),
+    audit: flags.audit === undefined ? noAudit : await auditTo(flags.audit, log),
     group: flags.group,
     keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {
@@ -123,6 +126,8 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
   const manager = ServiceManager.fromEnvironment(log);
+  // Children that a program keeps across updates lose their parent with its first image.
+  adoptOrphans();
   const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs, manager });
   await recover(luod);
   const name =

@@ -60,7 +60,9 @@ export function updateSummary(result: UpdateResult): string {
         : result.rolledBack
           ? `${bad('rolled back')}: generation ${result.generation} (pid ${result.fromPid}) serves on`
           : `${bad('failed')}: the program is started again`;
-    return `${result.service}: ${now}\nreason: ${result.error?.message} (${result.error?.code} in ${result.error?.phase})\n`;
+    const lost =
+      result.lost === undefined ? '' : `; ${result.lost} connections that it served already ended with it`;
+    return `${result.service}: ${now}${lost}\nreason: ${result.error?.message} (${result.error?.code} in ${result.error?.phase})\n`;
   }
   if (!result.carried) {
     return `${result.service}: restarted, pid ${result.fromPid} -> ${result.toPid}; it does not use liveupdate, so nothing was carried\n`;

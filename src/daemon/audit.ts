@@ -1,6 +1,4 @@
 /** One JSON line for each event of a session: who did what, and what became of it. */
-import pino from 'pino';
-
 export interface AuditEvent {
   /**
    * Of a session: create, retrieve, preserve, unpreserve, retrieveFd, finish, orphan, release, drop; of an FLB: registerFlb,
@@ -33,7 +31,9 @@ const WAITING_BYTES = 1 << 20;
  * is told when that begins, when lines are lost, and when it is over.
  * @throws the errno of open(2), as Node's system error.
  */
-export function auditTo(path: string, log: (line: string) => void): Audit {
+export async function auditTo(path: string, log: (line: string) => void): Promise<Audit> {
+  // Only who writes a log pays for the logger: two MiB of private memory.
+  const { pino } = await import('pino');
   const destination = pino.destination({
     dest: path === '-' ? 2 : path,
     sync: true,

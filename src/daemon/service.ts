@@ -37,6 +37,7 @@ import {
 } from './health.js';
 import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
 import type { Store } from './keeper-link.js';
+import { endKeptChildren } from './kept-children.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { type LingererStatus, Lingerers } from './lingerers.js';
@@ -912,6 +913,9 @@ export class Service {
     this.#state = 'stopped';
     this.#trial.end();
     this.#lingerers.kill();
+    endKeptChildren(this.custody.entries(), (session, error) =>
+      this.#log(`'${session}' lives on: ${error.message}`),
+    );
     this.custody.clear();
     this.#store.drop();
     this.#tellChange();

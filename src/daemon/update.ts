@@ -60,6 +60,10 @@ export interface UpdateResult {
   readonly connections: number;
   /** Connections that could not cross, and that the old image serves to their end. */
   readonly draining: number;
+  /** Of `connections`, those that moved ahead of the cut (a rolling listener's). */
+  readonly moved?: number;
+  /** After a rollback: connections that ended with a new version that served them already and could not give them back. */
+  readonly lost?: number;
   readonly bytes: number;
   /** False for a program that does not use liveupdate: it was restarted in the plain way. */
   readonly carried: boolean;
@@ -74,6 +78,9 @@ export interface UpdateResult {
   readonly afterCommit?: 'rolledBack' | 'restarted' | 'servesOn';
   readonly error?: { code: string; message: string; phase: UpdatePhase };
 }
+
+/** How long a new version may take to give back what it serves. */
+const GIVE_BACK_MS = 2000;
 
 /** What became of the service. */
 export type Outcome =
@@ -120,6 +127,13 @@ export class Update {
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
   readonly #lingering = withResolvers<void>();
+  readonly #rolled = withResolvers<Message<'rolled'>>();
+  readonly #gaveBack = withResolvers<void>();
+  /** Whether the successor may serve connections ahead of the commit. */
+  #isRolling = false;
+  /** Connections that moved ahead of the cut, and that were lost with a successor that could not give them back. */
+  #moved = 0;
+  #lost = 0;
   /** Connections that could not cross, when the old image stayed for them. */
   #draining = 0;
   readonly #commitFd: number;
@@ -168,6 +182,8 @@ export class Update {
     const update = new Update(options, commitFd, true);
     update.#preserveSent = true;
     update.#freezeSent = freezing;
+    // The luod before may have told the old image to roll.
+    update.#isRolling = true;
     return update;
   }
 
@@ -194,14 +210,19 @@ export class Update {
       this.#phases.fail({ phase: message.phase, error: message.error });
     } else if (image === this.#old) {
       if (message.type === 'preserved') this.#preserved.resolve(message);
+      if (message.type === 'rolled') this.#rolled.resolve(message);
       if (message.type === 'frozen') this.#frozen.resolve();
-      if (message.type === 'unfrozen') this.#unfrozen.resolve();
+      if (message.type === 'unfrozen') {
+        this.#lost = message.lost ?? 0;
+        this.#unfrozen.resolve();
+      }
       if (message.type === 'lingering') {
         this.#draining = message.connections;
         this.#lingering.resolve();
       }
     } else {
       if (message.type === 'ready') this.#ready.resolve();
+      if (message.type === 'gaveBack') this.#gaveBack.resolve();
       if (message.type === 'finished') this.#finished.resolve(message);
     }
   }
@@ -239,6 +260,7 @@ export class Update {
         'the running version did not preserve its files',
       );
       await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
+      if (preserved.rolls === true) await this.#roll();
       await this.#passGate();
       marks.push(performance.now());
 
@@ -273,6 +295,21 @@ export class Update {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
     }
+  }
+
+  /** Most connections of rolling listeners move now, while both images serve. */
+  async #roll(): Promise<void> {
+    this.#isRolling = true;
+    this.#old.send({ type: 'roll' });
+    const late = 'the running version did not move its connections';
+    this.#moved = (await this.#phases.wait('preserve', this.#rolled.promise, late)).connections;
+  }
+
+  /** A successor that serves connections ahead of the commit gives them back before it ends. */
+  async #askBack(): Promise<void> {
+    if (!this.#isRolling || !this.#successor.isConnected || this.#successor.exit !== undefined) return;
+    this.#successor.send({ type: 'giveBack' });
+    await settles(Promise.race([this.#gaveBack.promise, this.#successor.gone]), GIVE_BACK_MS);
   }
 
   async #passGate(): Promise<void> {
@@ -324,6 +361,7 @@ export class Update {
   }
 
   async #fallBack(failure: Failure, marks: number[]): Promise<{ outcome: Outcome; result: UpdateResult }> {
+    await this.#askBack();
     this.#successor.kill('SIGKILL');
     await this.#successor.gone;
     const error = { ...failure.error, phase: failure.phase };
@@ -400,6 +438,7 @@ export class Update {
       draining: 0,
       bytes: 0,
       carried: false,
+      ...(this.#lost > 0 ? { lost: this.#lost } : {}),
       error,
     };
   }
@@ -424,6 +463,7 @@ export class Update {
       files: finished.files,
       connections: finished.connections,
       draining: this.#draining,
+      ...(this.#isRolling ? { moved: this.#moved } : {}),
       bytes: preserved.bytes + finished.bytes,
       carried: true,
       dropped: finished.dropped,

@@ -161,6 +161,11 @@ export class LuodProcess {
     }
   }
 
+  /** Waits until the program of a generation is ready. On a busy machine luod takes it for a plain one before that, and says so. */
+  serves(generation: number): Promise<void> {
+    return this.says(new RegExp(`generation ${generation} serves, pid \\d+(:|$)`, 'm'));
+  }
+
   /** Updates by luoctl; `env` is what the successor's environment differs by. */
   update(flags: readonly string[] = [], env?: Record<string, string>): Promise<Updated> {
     const variables = Object.entries(env ?? {}).map(([name, value]) => `${name}=${value}`);

@@ -81,7 +81,7 @@ process.on('SIGUSR1', () => {
 for (const name of ['freeze', 'unfreeze', 'rollback', 'orphaned']) lu.on(name, () => events.push(name));
 
 const where = ECHO_PATH ? { path: ECHO_PATH } : { host: '127.0.0.1', port: Number(PORT ?? 0) };
-await lu.listen('echo', server, { ...where, backlog: 4096 });
+await lu.listen('echo', server, { ...where, backlog: 4096, cut: process.env.CUT });
 await lu.listen('control', control, { path: CONTROL });
 
 let isHealthy = FAULT !== 'unhealthy';
