@@ -24,11 +24,14 @@ import { ConnectionSet } from '../handlers/connection-set.js';
 import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
+import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
 import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
+import { connectionOf, Upgrades } from '../handlers/upgrades.js';
+import { type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
@@ -134,6 +137,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
+  readonly #upgrades = new Upgrades();
   #link: LuodLink | undefined;
   #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
@@ -344,7 +348,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server, cut);
+        const kept = new KeptListener(session, file, connections, server, this.#upgrades, cut);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -365,9 +369,45 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#counters.counter(name);
   }
 
-  /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
-  connection<S = unknown>(socket: Socket): Connection<S> {
-    const connection = Connection.from(socket);
+  /**
+   * Lets the connections of a `WebSocketServer` of the package `ws` cross, whose HTTP server goes to `listen()`. Each that crossed
+   * is emitted as 'connection', with the request it came by, when `ready()` has committed. Call it before `ready()`.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name, for what is no `WebSocketServer`, and for one that listens by itself (made
+   *   with `port`); EEXIST for a name in use; EBUSY after `ready()`, or when it has clients; ENOSYS for a version of `ws` whose
+   *   connections cannot be taken apart.
+   */
+  webSockets(name: string, server: WebSocketServerLike): void {
+    const session = sessionName('websocket', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'webSockets', session });
+    this.#upgrades.register(session, () => new WebSockets(session, server));
+  }
+
+  /**
+   * Answers that go on in the next image: event streams, say. `listener` gets the response of each, a new one at once, and one that
+   * crossed, with the request it answers, when `ready()` has committed. Call it before `ready()`; what it returns is called in the
+   * HTTP server's 'request', behind `writeHead`, and sends the head.
+   *
+   * @returns `open(request, response)`, which throws {LiveUpdateError} EINVAL for an answer with a Content-Length or one that has
+   *   ended; ENOENT when its server did not go to `listen()`.
+   * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST for a name in use; EBUSY after `ready()`.
+   */
+  streams(name: string, listener: StreamListener): OpenStream {
+    const session = sessionName('stream', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'streams', session });
+    const streams = new ResponseStreams(session, listener);
+    this.#upgrades.register(session, () => streams);
+    return (request, response) => streams.open(request, response);
+  }
+
+  /**
+   * The connection of a socket that came through `listen()`, of a WebSocket of a server that `webSockets()` knows, or of a response
+   * of `streams()`, with the program's own `state` for it.
+   */
+  connection<S = unknown>(socket: EventEmitter): Connection<S> {
+    const connection = connectionOf(socket) ?? Connection.from(socket as Socket);
     if (connection === undefined) {
       throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
         operation: 'connection',
@@ -524,6 +564,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     const incoming = this.#incoming;
     const dropped = new Set(options.drop);
+    this.#upgrades.drop(dropped);
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
@@ -535,6 +576,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
+      if (incoming instanceof Successor) this.#upgrades.rehearse();
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
       this.#counters.open();
