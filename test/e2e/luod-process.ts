@@ -60,19 +60,27 @@ export function cli(name: 'luod' | 'luoctl'): string[] {
   return [process.execPath, join(ROOT, 'dist', 'cli', `${name}.js`)];
 }
 
+/**
+ * A port for a program that is started later. Below those that the kernel gives to clients (ip_local_port_range), of which other tests
+ * open a thousand meanwhile.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  const range = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
+  const highest = Math.min(Number.parseInt(range, 10), 32_768);
+  for (;;) {
+    const port = LOWEST_PORT + Math.floor(Math.random() * (highest - LOWEST_PORT));
+    const server = createServer().listen(port, '127.0.0.1');
+    const isFree = await once(server, 'listening').then(
+      () => true,
+      () => false,
+    );
+    server.close();
+    if (isFree) return port;
+  }
 }
 
-/** What luod says when a program that uses liveupdate serves. */
-export function servesItself(generation: number): RegExp {
-  return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
-}
+/** Above those of services that a machine may have. */
+const LOWEST_PORT = 10_000;
 
 export class LuodProcess {
   readonly folder: string;
