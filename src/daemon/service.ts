@@ -262,7 +262,6 @@ export class Service {
   ): Service {
     const service = new Service({ ...options, ...record });
     service.#previous = record.previous;
-    service.#generation = record.generation;
     service.#wasReady = record.wasReady;
     service.#isOwed = record.isOwed;
     service.#restarts = record.restarts;
@@ -289,6 +288,8 @@ export class Service {
       }
       if (one.client !== undefined) connect(image, one.client);
     }
+    // The record is from before the successor was started.
+    service.#generation = Math.max(record.generation, service.#successor?.generation ?? 0);
     service.#goOn(record.state, update);
     return service;
   }
