@@ -10,7 +10,7 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
  */
 import { EventEmitter } from 'node:events';
-import { type ListenOptions, Server, Socket } from 'node:net';
+import { Server, Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
@@ -22,6 +22,7 @@ import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener, listenerHandler } from '../handlers/listener.js';
 import { memfdHandler } from '../handlers/memfd.js';
 import { Memory, memoryHandler } from '../handlers/memory.js';
+import type { SharedListenOptions } from '../handlers/shared-port.js';
 import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
@@ -43,6 +44,14 @@ import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
+import {
+  explainTaken,
+  isClusterWorker,
+  NO_WORKER,
+  type WorkerPlace,
+  whereWorkerListens,
+  workerPlace,
+} from './workers.js';
 
 export interface LiveUpdateOptions {
   /** luod's socket. Default: `LIVEUPDATE_SOCKET` of the environment, which luod sets. */
@@ -114,6 +123,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
+  #place: WorkerPlace = NO_WORKER;
   #isReady = false;
   #predecessor: Predecessor | undefined;
   #updateOver: Resolvers<void> | undefined;
@@ -154,7 +164,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     const image = process.env[ENV_IMAGE];
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
-    if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    if (socket === undefined || isClusterWorker()) return program;
+    if (image !== undefined) await program.#join(socket, image);
     return program;
   }
 
@@ -163,6 +174,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#link = link;
     const { message, fds } = welcome;
     this.#service = message.service;
+    this.#place = workerPlace(process.env);
     this.#generation = message.generation;
     const options: IncomingOptions = {
       orchestrator: this.orchestrator,
@@ -216,6 +228,16 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** The service's name at luod; empty without luod. */
   get service(): string {
     return this.#service;
+  }
+
+  /** Which of the service's workers this is, from 1; 0 when it has none but this process. */
+  get worker(): number {
+    return this.#place.worker;
+  }
+
+  /** How many workers the service has; 0 when it has none but this process. */
+  get workers(): number {
+    return this.#place.workers;
   }
 
   /** Whether an update can replace this program: it runs under luod. */
@@ -288,15 +310,24 @@ export class Program extends EventEmitter<ProgramEvents> {
    * Makes `server` listen, or gives it the listener of the image before with its live connections: each of them is emitted as
    * 'connection' when `ready()` has committed. Resolves with the address.
    *
-   * @throws {LiveUpdateError} EINVAL for a bad name or options, EEXIST for a name in use, EOPNOTSUPP for TLS and HTTP
-   *   servers, the errno of bind(2) and listen(2).
+   * @param options Those of `server.listen`. With `reusePort`, other processes of this user may listen on the same port; workers always
+   *   do. In `path`, `%w` stands for `lu.worker`.
+   * @throws {LiveUpdateError} EINVAL for a bad name or options, or port 0 in one of several workers; EEXIST for a name in use; the errno
+   *   of bind(2) and listen(2).
    */
-  async listen(name: string, server: Server, options: ListenOptions): Promise<Listener['address']> {
+  async listen(name: string, server: Server, options: SharedListenOptions): Promise<Listener['address']> {
     const session = sessionName('listener', name);
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
-    const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
+    const open = async () => {
+      try {
+        return await Listener.open(server, whereWorkerListens(options, this.#place));
+      } catch (error) {
+        throw explainTaken(error, options, this.#place);
+      }
+    };
+    const listener = await this.#keep('listener', name, open, Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
         const kept = new KeptListener(session, file, connections, server);

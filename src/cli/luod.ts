@@ -6,11 +6,12 @@ import { LiveUpdateError } from '../core/errors.js';
 import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
-import type { RestartPolicy, Service } from '../daemon/service.js';
+import type { RestartPolicy } from '../daemon/service.js';
 import { ServiceManager } from '../daemon/service-manager.js';
+import type { Target } from '../daemon/services.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
-import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
+import { duration, EXIT_USAGE, fail, wholeNumber, workerCount } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addManCommand } from './manual.js';
 import { packageVersion } from './package-version.js';
@@ -20,6 +21,7 @@ interface RunFlags {
   socket?: string;
   restart: RestartPolicy;
   maxRestarts: number;
+  workers?: number;
   fresh?: boolean;
   keepFor: number;
   keeper: boolean;
@@ -97,7 +99,7 @@ async function recover(luod: Luod): Promise<void> {
 
 async function run(command: string[], flags: RunFlags): Promise<void> {
   // As in serve(); what comes before the program is there is for it all the same.
-  let service: Service | undefined;
+  let service: Target | undefined;
   let early: NodeJS.Signals | undefined;
   for (const signal of ENDING) {
     process.on(signal, () => {
@@ -117,7 +119,7 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
-  service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh });
+  service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh }, flags.workers);
   if (early !== undefined) service.stop(early);
   await Promise.race([service.ready, service.stopped]);
   if (service.isRunning) manager?.ready(luod.summary());
@@ -136,7 +138,7 @@ const program = new Command('luod')
 
 program
   .command('run')
-  .description('run one program; end when it ends, with its exit code')
+  .description('run one program, in one process or several; end when it ends, with its exit code')
   .argument('<command...>', 'the program and its arguments, after --')
   .option('--name <name>', "the service's name (default: the program's)")
   .option(
@@ -149,6 +151,7 @@ program
       .default('on-failure'),
   )
   .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+  .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount)
   .option(
     '--keep-for <time>',
     'how long the program waits for the next luod when this one is killed',
@@ -163,10 +166,12 @@ program
 Examples:
   luod run -- node server.mjs
   luod run --name chat --socket /run/luod/chat.sock -- node chat.mjs --port 7000
+  luod run --name web --workers 4 -- node server.mjs
 
 Then, from another terminal:
   luoctl update                     the same command again: the new version of its files
   luoctl update -- node v2.mjs      another command
+  luoctl update --together          all workers at once, not one after the other
 
 Signals: TERM, INT and QUIT end the program and luod; HUP updates; USR1, USR2, WINCH and CONT are passed on.`,
   )

@@ -5,6 +5,7 @@ import type { LuodStatus, SessionStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';
+import type { GroupUpdateResult } from '../daemon/worker-group.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
 import { bad, good, heading, state } from './paint.js';
 
@@ -67,6 +68,22 @@ export function updateSummary(result: UpdateResult): string {
     lines.push(`  dropped: ${result.dropped.join(', ')}`);
   for (const line of result.unfinished ?? []) lines.push(`  unfinished: ${line}`);
   return `${lines.join('\n')}\n`;
+}
+
+/** Of each worker whose turn came, and then how they stand. */
+export function groupSummary({ service, workers, ...result }: GroupUpdateResult): string {
+  const each = workers.map((worker) =>
+    'phases' in worker
+      ? updateSummary(worker)
+      : `${worker.service}: ${bad('refused')}\nreason: ${worker.error.message} (${worker.error.code})\n`,
+  );
+  const parts = [
+    result.new.length === 0 ? [] : [`new: ${result.new.join(', ')}`],
+    result.old.length === 0 ? [] : [`as before: ${result.old.join(', ')}`],
+    result.restarted.length === 0 ? [] : [`started again: ${result.restarted.join(', ')}`],
+  ];
+  const verdict = result.ok ? good('all workers are new') : bad('not all workers are new');
+  return `${each.join('')}${service}: ${verdict}; ${parts.flat().join('; ')}\n`;
 }
 
 export function sessionsTable(sessions: readonly SessionStatus[]): string {

@@ -32,7 +32,7 @@ import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { type LingererStatus, Lingerers } from './lingerers.js';
 import { DEFAULT_DEADLINES, DEFAULT_DRAIN_MS, type Deadlines, reportOf } from './phases.js';
-import { type RestoredService, ServiceStore } from './service-record.js';
+import { type RestoredService, ServiceStore, type WorkerOf } from './service-record.js';
 import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';
 
 const PLAIN_START_MS = 1000;
@@ -47,6 +47,8 @@ export interface ServiceOptions {
   readonly command: readonly string[];
   /** Where its programs run. */
   readonly cwd: string;
+  /** For one of several workers of a group. */
+  readonly worker?: WorkerOf | undefined;
   /** Whether to do without what the previous kernel kept. */
   readonly fresh: boolean;
   /** luod's own socket, for the environment of the images. */
@@ -68,6 +70,8 @@ export interface UpdateRequest {
   readonly deadlines?: Deadlines | undefined;
   /** By which the same request is known when it is asked again of a luod that took over. */
   readonly key?: string | undefined;
+  /** See `UpdateOptions.meeting`. */
+  readonly meeting?: UpdateOptions['meeting'];
 }
 
 interface Finished {
@@ -77,6 +81,8 @@ interface Finished {
 
 export interface ServiceStatus {
   readonly name: string;
+  /** Of a worker only. */
+  readonly worker?: WorkerOf | undefined;
   readonly state: ServiceState;
   readonly pid: number | undefined;
   readonly generation: number;
@@ -172,12 +178,13 @@ export class Service {
   /** What the next luod is to know. */
   #note(): void {
     if (this.#state === 'stopped') return;
-    const { restart, maxRestarts, cwd, fresh } = this.#options;
+    const { restart, maxRestarts, cwd, worker, fresh } = this.#options;
     this.#store.service({
       name: this.name,
       command: [...this.#command],
       previous: this.#previous === undefined ? undefined : [...this.#previous],
       cwd,
+      worker,
       restart,
       maxRestarts,
       fresh,
@@ -231,8 +238,15 @@ export class Service {
   }
 
   #spawn(command: readonly string[]): ImageProcess {
-    const { socket, cwd } = this.#options;
-    return ImageProcess.start({ command, cwd, generation: ++this.#generation, socket, events: this.#events });
+    const { socket, cwd, worker } = this.#options;
+    return ImageProcess.start({
+      command,
+      cwd,
+      worker,
+      generation: ++this.#generation,
+      socket,
+      events: this.#events,
+    });
   }
 
   /** Tells the keeper of a process that was started. */
@@ -465,7 +479,7 @@ export class Service {
     this.#updateKey = key;
     this.#enter('updating');
     this.#updating = old.isConnected
-      ? this.#carry(old, command, request.deadlines ?? DEFAULT_DEADLINES)
+      ? this.#carry(old, command, request.deadlines ?? DEFAULT_DEADLINES, request.meeting)
       : this.#restartPlainly(old, command);
     return await this.#updating;
   }
@@ -519,6 +533,26 @@ export class Service {
       throw new LiveUpdateError('EBUSY', `'${this.name}' is ${this.#state}: try again when it serves`);
     }
     return this.#current;
+  }
+
+  /** Whether the update with this key was asked for before: see `UpdateRequest.key`. */
+  knows(key: string): boolean {
+    return key === this.#lastKey || key === this.#updateKey;
+  }
+
+  /** @throws {LiveUpdateError} EBUSY, ESRCH when no update could begin now. */
+  checkServing(): void {
+    this.#servingImage();
+  }
+
+  /** Which worker of which group it is. */
+  get worker(): WorkerOf | undefined {
+    return this.#options.worker;
+  }
+
+  /** What the next start or update runs, and what ran before the last update. */
+  get commands(): { current: readonly string[]; previous: readonly string[] | undefined } {
+    return { current: this.#command, previous: this.#previous };
   }
 
   /** Whether there is a program that an update would replace. */
@@ -583,13 +617,18 @@ export class Service {
     };
   }
 
-  async #carry(old: ImageProcess, command: readonly string[], deadlines: Deadlines): Promise<UpdateResult> {
+  async #carry(
+    old: ImageProcess,
+    command: readonly string[],
+    deadlines: Deadlines,
+    meeting: UpdateOptions['meeting'],
+  ): Promise<UpdateResult> {
     const successor = this.#spawn(command);
     this.#successor = successor;
     this.#noteProcess(successor);
     let update: Update;
     try {
-      update = Update.begin(this.#updateOptions(old, successor, command, deadlines));
+      update = Update.begin({ ...this.#updateOptions(old, successor, command, deadlines), meeting });
     } catch (error) {
       // Nothing was begun: no descriptor for the commit word, say.
       successor.kill('SIGKILL');
@@ -796,6 +835,7 @@ export class Service {
     const now = Date.now();
     return {
       name: this.name,
+      worker: this.#options.worker,
       state: this.#state,
       pid: image?.pid,
       generation: image?.generation ?? this.#generation,

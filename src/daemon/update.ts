@@ -83,6 +83,8 @@ export interface UpdateOptions {
   readonly successor: ImageProcess;
   readonly deadlines: Deadlines;
   readonly notes: UpdateNotes;
+  /** Awaited when the successor is ready and before anything freezes: other updates that go together with this one. */
+  readonly meeting?: (() => Promise<void>) | undefined;
 }
 
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
@@ -104,6 +106,7 @@ export class Update {
   #draining = 0;
   readonly #commitFd: number;
   readonly #notes: UpdateNotes;
+  readonly #meeting: UpdateOptions['meeting'];
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
@@ -117,6 +120,7 @@ export class Update {
     this.#successor = options.successor;
     this.#deadlines = options.deadlines;
     this.#notes = options.notes;
+    this.#meeting = options.meeting;
     this.#phases = new Phases(options.deadlines);
     this.#commitFd = commitFd;
     this.#isResumed = isResumed;
@@ -216,6 +220,8 @@ export class Update {
         'the running version did not preserve its files',
       );
       await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
+      if (this.#meeting !== undefined)
+        await this.#phases.wait('preserve', this.#meeting(), 'the other workers were not ready');
       marks.push(performance.now());
 
       this.#phase = 'freeze';
