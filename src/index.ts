@@ -8,4 +8,5 @@ export { handleOf, toSerializedData } from './handlers/carried.js';
 export type { Connection } from './handlers/connection.js';
 export { FdFile } from './handlers/fd-file.js';
 export { Memory } from './handlers/memory.js';
+export type { SharedListenOptions } from './handlers/shared-port.js';
 export type { StateOptions } from './handlers/state-shape.js';

@@ -75,14 +75,16 @@ export function groupSummary({ service, workers, ...result }: GroupUpdateResult)
   const each = workers.map((worker) =>
     'phases' in worker
       ? updateSummary(worker)
-      : `${worker.service}: ${bad('refused')}\nreason: ${worker.error.message} (${worker.error.code})\n`,
+      : `${worker.service}: ${bad('failed')}\nreason: ${worker.error.message} (${worker.error.code})\n`,
   );
   const parts = [
     result.new.length === 0 ? [] : [`new: ${result.new.join(', ')}`],
     result.old.length === 0 ? [] : [`as before: ${result.old.join(', ')}`],
     result.restarted.length === 0 ? [] : [`started again: ${result.restarted.join(', ')}`],
   ];
-  const verdict = result.ok ? good('all workers are new') : bad('not all workers are new');
+  // Going back is for some of them only, when the others did not change.
+  const done = result.old.length === 0 ? 'all workers are new' : 'done';
+  const verdict = result.ok ? good(done) : bad('not all workers are new');
   return `${each.join('')}${service}: ${verdict}; ${parts.flat().join('; ')}\n`;
 }
 

@@ -134,6 +134,8 @@ export class Service {
   #lastUpdate: UpdateResult | null = null;
   #timer: NodeJS.Timeout | undefined;
   #stopSignal: NodeJS.Signals | undefined;
+  /** Who waits to know whether the program that was started comes to serve. */
+  #waiting: ((serves: boolean) => void)[] = [];
   /** Old images that have handed over and are not done. */
   readonly #lingerers = new Lingerers(() => this.#tellChange());
   /** The keeper's groups of the connections of images. */
@@ -160,8 +162,22 @@ export class Service {
   #enter(state: ServiceState): void {
     this.#state = state;
     if (state === 'serving') this.#ready.resolve();
+    this.#tellServing();
     this.#note();
     this.#tellChange();
+  }
+
+  /** Whether the program serves, once that is known: not while it starts or is updated. */
+  serves(): Promise<boolean> {
+    const { promise, resolve } = withResolvers<boolean>();
+    this.#waiting.push(resolve);
+    this.#tellServing();
+    return promise;
+  }
+
+  #tellServing(): void {
+    if (this.#state === 'starting' || this.#state === 'updating') return;
+    for (const told of this.#waiting.splice(0)) told(this.#state === 'serving');
   }
 
   #tellChange(): void {
@@ -819,6 +835,7 @@ export class Service {
 
   #end(status: number): void {
     this.#state = 'stopped';
+    this.#tellServing();
     this.#lingerers.kill();
     this.custody.clear();
     this.#store.drop();

@@ -23,13 +23,14 @@ export interface GroupUpdateRequest extends UpdateRequest {
   readonly together?: boolean | undefined;
 }
 
-/** Of a worker whose update could not begin there are only the reasons. */
+/** Of a worker whose update could not begin, or that did not use liveupdate and failed, there is only the reason. */
 export type WorkerUpdate = UpdateResult | Refusal;
 
 interface Refusal {
   readonly ok: false;
   readonly service: string;
-  readonly rolledBack?: undefined;
+  /** False for one that was restarted, and did not come to serve. */
+  readonly rolledBack?: false | undefined;
   readonly error: ErrorReport & { readonly phase?: Phase };
 }
 
@@ -239,7 +240,11 @@ export class WorkerGroup implements Iterable<Service> {
     { way, request }: { way: 'update' | 'rollback'; request: UpdateRequest },
   ): Promise<WorkerUpdate> {
     try {
-      return await member[way](request);
+      const result = await member[way](request);
+      // A program without liveupdate was merely started.
+      if (!result.ok || result.carried || (await member.serves())) return result;
+      const error = { code: 'ECHILD', message: 'the new version did not come to serve' };
+      return { ok: false, service: member.name, rolledBack: false, error };
     } catch (error) {
       return { ok: false, service: member.name, error: reportOf(error) };
     }

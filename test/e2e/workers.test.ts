@@ -189,6 +189,33 @@ describe('three workers', () => {
   });
 });
 
+describe('together', () => {
+  it('are decided each by itself in the cut, and those that are new go back', {
+    timeout: 60_000,
+  }, async () => {
+    await start();
+    const before = await reports();
+    const bad = program({ VERSION: '2', FAULT: 'throws-in-the-cut', FAULTY: '2' });
+    const result = await update('update', 'web', '--together', '--', ...bad);
+    expect(result).toMatchObject({ ok: false, new: ['web/1', 'web/3'], old: ['web/2'], restarted: [] });
+    expect(result.error).toMatchObject({
+      phase: 'retrieve',
+      message: expect.stringMatching(/^'web\/2': .*was eaten/),
+    });
+    expect(await update('rollback', 'web')).toMatchObject({
+      ok: true,
+      new: ['web/1', 'web/3'],
+      old: ['web/2'],
+    });
+    const after = await isWhole(before);
+    expect(after.map(({ version, generation }) => [version, generation])).toEqual([
+      ['1', 3],
+      ['1', 1],
+      ['1', 3],
+    ]);
+  });
+});
+
 describe('a worker that is killed', () => {
   it('loses its own connections alone, and no one who came meanwhile', { timeout: 60_000 }, async () => {
     await start();
@@ -260,15 +287,28 @@ describe('luod that is killed', () => {
     ]);
   });
 
-  it('was given another number of workers: those that run go on', async () => {
+  it('is followed by one that starts those that had ended, and leaves their number as it was', async () => {
     await start(3);
-    const { pid } = luod;
+    await luoctl('stop', 'web/2');
     luod.signal('SIGKILL');
     await luod.exited;
-    expect(isAlive(pid)).toBe(false);
-    await luod.again(program(), ['--name', 'web', '--workers', '2']);
+    await luod.again();
+    await luod.says(/web\/2: generation 1 serves/);
+    expect(await reports()).toMatchObject(WORKERS.map((worker) => ({ worker, workers: 3, generation: 1 })));
+    luod.signal('SIGKILL');
+    await luod.exited;
+    await luod.again(program(), ['--workers', '2']);
     await luod.says(/web: goes on as 3 workers, as the luod before was told/);
     expect(await reports()).toHaveLength(3);
+  });
+
+  it('is followed by one that leaves one process as it was, too', async () => {
+    luod = await LuodProcess.start();
+    luod.signal('SIGKILL');
+    await luod.exited;
+    await luod.again(undefined, ['--workers', '2']);
+    await luod.says(/echo: goes on as one process, as the luod before was told/);
+    expect((await luod.status()).services.map(({ name }) => name)).toEqual(['echo']);
   });
 });
 
@@ -288,11 +328,15 @@ describe('luod run --workers', () => {
 
   it('ends with 0 when no worker failed, and with the first status when one did', async () => {
     const words = ['--no-keeper', '--socket', join(folder, 's'), '--workers', '3', '--'];
-    const script = (status: string) => ['sh', '-c', `sleep 0.$((4 - LIVEUPDATE_WORKER)); exit ${status}`];
-    const whole = await run([...cli('luod'), 'run', ...words, ...script('0')]);
+    const whole = await run([...cli('luod'), 'run', ...words, 'true']);
     expect(whole.code).toBe(0);
-    // They end in the order 3, 2, 1.
-    const failed = await run([...cli('luod'), 'run', ...words, ...script('$((LIVEUPDATE_WORKER % 3 * 10))')]);
+    // The second ends first; the first one waits for that.
+    const file = join(folder, 'second');
+    const script = `case $LIVEUPDATE_WORKER in
+      1) until [ -s ${file} ]; do sleep 0.02; done; while kill -0 $(cat ${file}) 2>/dev/null; do sleep 0.02; done; exit 10;;
+      2) echo $$ >${file}; exit 20;;
+    esac`;
+    const failed = await run([...cli('luod'), 'run', ...words, 'sh', '-c', script]);
     expect(failed.code).toBe(20);
     const wrong = await run([...cli('luod'), 'run', '--workers', '0', '--', 'true']);
     expect([wrong.code, wrong.stderr]).toEqual([2, expect.stringMatching(/1 to 256/)]);
@@ -323,6 +367,27 @@ describe('luod run --workers', () => {
   });
 });
 
+describe('workers without liveupdate', () => {
+  it('are restarted one after the other, and no further than the first that fails', {
+    timeout: 60_000,
+  }, async () => {
+    luod = await LuodProcess.start({ command: ['sleep', '1000'], flags: ['--workers', '2'], isPlain: true });
+    socket = luod.socket;
+    for (const worker of [1, 2]) await luod.says(new RegExp(`echo/${worker}: generation 1 serves`));
+    const result = await update('update');
+    expect(result).toMatchObject({ ok: true, new: ['echo/1', 'echo/2'] });
+    const log = [...luod.stderr.matchAll(/(echo\/\d): generation 2 serves|(echo\/\d): restarted/g)];
+    expect(log.map(([line]) => line)).toEqual([
+      'echo/1: restarted',
+      'echo/1: generation 2 serves',
+      'echo/2: restarted',
+      'echo/2: generation 2 serves',
+    ]);
+    const failed = await update('update', '--', 'false');
+    expect(failed).toMatchObject({ ok: false, new: [], restarted: ['echo/1'], old: ['echo/2'] });
+  });
+});
+
 describe('node:cluster', () => {
   it.each([false, true])(
     'workers are told that no update reaches them; luod has their primary: %s',
@@ -333,7 +398,7 @@ describe('node:cluster', () => {
         env: joins ? { JOINS: '1' } : {},
       });
       await luod.says(/cluster worker: managed false, worker 0/);
-          await luod.says(/LiveUpdateWarning: this is a worker of node:cluster.*luod run --workers N/);
+      await luod.says(/LiveUpdateWarning: this is a worker of node:cluster.*luod run --workers N/);
       expect((await luod.status()).services[0]).toMatchObject({ usesLiveupdate: joins });
     },
   );

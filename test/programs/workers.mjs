@@ -42,5 +42,10 @@ await lu.listen('echo', server, { host: '127.0.0.1', port: Number(PORT), backlog
 if (lu.origin === 'fresh') rmSync(CONTROL.replace('%w', lu.worker), { force: true });
 await lu.listen('control', control, { path: CONTROL });
 if (isFaulty && FAULT === 'throws') throw new Error('this version does not work');
+if (isFaulty && FAULT === 'throws-in-the-cut') {
+  lu.handover.incoming.bytes = () => {
+    throw new Error('the record was eaten');
+  };
+}
 await lu.ready();
 total.generations.push(lu.generation);
