@@ -1,9 +1,17 @@
-/** The service that is measured: echoes, with state for each connection and memory whose pages are all touched. */
+/**
+ * The service that is measured: echoes, with state for each connection and memory whose pages are all touched. A parent that is
+ * Node is told of each image: since its predecessor began to freeze, milliseconds until its first line and until it serves.
+ */
 import net from 'node:net';
 import { liveupdate } from 'liveupdate';
 
+const now = () => Number(process.hrtime.bigint() / 1000n) / 1000;
+const firstLine = now();
 const lu = await liveupdate();
-const total = await lu.state('total', () => ({ bytes: 0, connections: 0 }));
+const total = await lu.state('total', () => ({ bytes: 0, connections: 0, frozenAt: 0 }));
+lu.on('freeze', () => {
+  total.frozenAt = now();
+});
 const memory = await lu.memory('cache', Number(process.env.MEMORY));
 const server = net.createServer((socket) => {
   const conn = lu.connection(socket);
@@ -18,3 +26,8 @@ const server = net.createServer((socket) => {
 await lu.listen('echo', server, { host: '127.0.0.1', port: Number(process.env.PORT), backlog: 4096 });
 if (lu.origin === 'fresh') new Uint8Array(memory).fill(1);
 await lu.ready();
+process.send?.({
+  generation: lu.generation,
+  boot: firstLine - total.frozenAt,
+  serves: now() - total.frozenAt,
+});

@@ -73,7 +73,7 @@ export async function ensurePackages(needs, say) {
 }
 
 /** The machine's own mirrors of Debian: [{ uri, keyring }], main archives before anything else. */
-function machineMirrors() {
+export function machineMirrors() {
   const format = '$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(SOURCESENTRY)';
   const rows = output('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'])
     .split('\n')
@@ -95,7 +95,7 @@ function keyringOf(entry) {
 }
 
 /** Writes a private apt configuration for one mirror and suite; returns its file. */
-function privateApt({ uri, keyring }, suite) {
+export function privateApt({ uri, keyring }, suite) {
   const root = cacheFolder('apt', suite);
   for (const folder of ['lists/partial', 'cache/archives/partial'])
     mkdirSync(join(root, folder), { recursive: true });

@@ -6,13 +6,14 @@ import type { Server, Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { SESSION_NAME_BYTES } from '../core/names.js';
 import type { Token } from '../core/types.js';
+import type { CarriedFileHandler } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
 import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
-export type Kind = 'state' | 'memory' | 'listener' | 'keep';
+export type Kind = 'state' | 'memory' | 'listener' | 'timer' | 'keep';
 
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;
@@ -36,11 +37,20 @@ export function sessionName(kind: Kind, name: string): string {
   return session;
 }
 
+/**
+ * How the connections of a listener move: all in the cut, with everything else, as one consistent state; or most of them ahead of it, in
+ * batches, while both images serve.
+ */
+export type Cut = 'atomic' | 'rolling';
+
 /** A named thing that is not a listener. */
 export interface KeptFile {
   readonly session: string;
   readonly kind: Kind;
   readonly file: unknown;
+  readonly handler: CarriedFileHandler;
+  /** Whether the handler is one of the program's own, which may be asynchronous. */
+  readonly isForeign: boolean;
 }
 
 /** A listener and its live connections. */
@@ -50,8 +60,16 @@ export class KeptListener {
   readonly file: Listener;
   readonly connections: ConnectionSet;
   readonly protocol: ServerProtocol;
+  readonly cut: Cut;
 
-  constructor(session: string, listener: Listener, connections: ConnectionSet, server: Server) {
+  constructor(
+    session: string,
+    listener: Listener,
+    connections: ConnectionSet,
+    server: Server,
+    cut: Cut = 'atomic',
+  ) {
+    this.cut = cut;
     this.session = session;
     this.file = listener;
     this.connections = connections;

@@ -22,6 +22,11 @@ interface Question {
   readonly reject: (error: LiveUpdateError) => void;
 }
 
+/** Bytes of a line of luod's: a list of everything may be long. */
+const ANSWER_BYTES = 64 << 20;
+/** Connections that end without a word before that is told: a luod does so to a user whom it does not know. */
+const ATTEMPTS = 10;
+
 /**
  * Questions and answers over one wire. When luod is replaced, the wire is the same and the next luod says so: what was not
  * answered is asked again.
@@ -33,15 +38,22 @@ class Conversation {
   readonly #event: (answer: Answer) => void;
   #next = 1;
   #ended: LiveUpdateError | undefined;
+  #isHeard = false;
   #isListening = false;
 
   /** @param event Told of what luod says unasked; owns the descriptors. */
   constructor(fd: number, event: (answer: Answer) => void = ({ fds }) => closeAll(fds)) {
     this.#event = event;
-    this.#wire = new Wire(fd, {
-      message: (message, fds) => this.#take(message, fds),
-      closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
-    });
+    this.#wire = new Wire(
+      fd,
+      {
+        message: (message, fds) => this.#take(message, fds),
+        closed: (error) => this.#end(error ?? new LiveUpdateError('EPIPE', 'luod closed the connection')),
+      },
+      { lineBytes: ANSWER_BYTES },
+      // A luod that has no room says so and hangs up, maybe before it was asked anything.
+      { hearsLastWord: true },
+    );
     this.#wire.unref();
   }
 
@@ -53,7 +65,13 @@ class Conversation {
     return this.#ended !== undefined;
   }
 
+  /** It ended before luod had said anything. */
+  get isUnheard(): boolean {
+    return this.isEnded && !this.#isHeard;
+  }
+
   #take(message: WireMessage, fds: number[]): void {
+    this.#isHeard = true;
     if (message.type === 'event') {
       this.#event({ message, fds });
       return;
@@ -186,7 +204,15 @@ export class LuodClient implements AsyncDisposable {
   }
 
   async #ask(request: WireMessage, fds: readonly number[] = []): Promise<Answer> {
-    return await (await this.#open()).ask(request, fds);
+    for (let attempt = 1; ; attempt++) {
+      const conversation = await this.#open();
+      try {
+        return await conversation.ask(request, fds);
+      } catch (error) {
+        // Let in by a luod that was killed before its keeper had the connection, which is before it read a request: nothing was done.
+        if (!conversation.isUnheard || this.#isClosed || attempt === ATTEMPTS) throw error;
+      }
+    }
   }
 
   /**

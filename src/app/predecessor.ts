@@ -3,7 +3,8 @@
  *
  *   state       what may happen                                   next
  *   preserving  records cross in passes, the program serves       preserved, ended
- *   preserved   new connections wait for the next pass            freezing, ended
+ *   preserved   new connections wait for the next pass            rolling, freezing, ended
+ *   rolling     batches of connections move, both images serve    preserved, ended
  *   freezing    'freeze' listeners run, one catch-up pass         frozen, ended
  *   frozen      nothing: the event loop is halted                 ended
  *   ended       the image left, or serves on as before
@@ -14,19 +15,19 @@
  * to take up again: the loop just goes on, and the sockets have kept what came.
  *
  * Unhappy paths: whatever fails before the freeze is told to luod and leaves the program untouched. A failing freeze
- * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides, but
- * only after the successor can no longer set it: when the direct wire has ended.
+ * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides: when it is
+ * set, which the successor says over the direct wire, or when the successor can no longer set it, since that wire has ended.
  */
-
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
+import { withResolvers } from '../core/resolvers.js';
 import type { Image, Token } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
-import { Memory } from '../handlers/memory.js';
 import { encodeHandover } from '../handover/codec.js';
 import { isCommitted } from '../handover/commit-word.js';
-import { writeImageFile } from '../handover/image-file.js';
+import { readImageFile, writeImageFile } from '../handover/image-file.js';
 import { kernelCrossing } from '../handover/kernel-crossing.js';
 import {
   type Carrier,
@@ -34,25 +35,31 @@ import {
   type Left,
   now,
   type OldToSuccessor,
+  type SuccessorToOld,
   toWire,
 } from '../handover/protocol.js';
-import { OutgoingRecords, type Pass } from '../handover/records.js';
+import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
+import { OutgoingSessions, preserveOrder, requireOpen } from './outgoing-sessions.js';
 import { rehearseFreeze } from './rehearsal.js';
 
 /** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
 const PASS_CONNECTIONS = 506;
 /** Passes on their way without an answer. */
 const PASS_WINDOW = 2;
+/** Connections that move at once ahead of the cut: what both images do for them is a millisecond's work. */
+const BATCH_CONNECTIONS = 128;
+/** How long a rollback waits for the end of a successor that may give connections back. */
+const GIVE_BACK_MS = 5000;
 /** How long the frozen image waits for a successor that does not read. luod's own deadline is the real one. */
 const FLUSH_MS = 10_000;
 
-type State = 'preserving' | 'preserved' | 'freezing' | 'frozen' | 'ended';
+type State = 'preserving' | 'preserved' | 'rolling' | 'freezing' | 'frozen' | 'ended';
 
 export type Verdict = 'finish' | 'unfreeze';
 
@@ -72,20 +79,13 @@ export interface PredecessorOptions {
   readonly announceFreeze: () => Promise<void>;
 }
 
-interface OpenSession {
-  readonly kept: Kept;
-  readonly session: Session;
-}
-
 export class Predecessor {
   readonly #options: PredecessorOptions;
   readonly #direct: Wire;
-  readonly #sessions: OpenSession[] = [];
+  readonly #sessions: OutgoingSessions;
   #state: State = 'preserving';
   #directEnded = false;
-  #rebooting: Promise<void> | undefined;
-  /** What a successful reboot left, which keeps the orchestrator locked. */
-  #image: Image | undefined;
+  readonly #directEnd = withResolvers<void>();
   #unanswered = 0;
   #answered: (() => void) | undefined;
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
@@ -96,9 +96,14 @@ export class Predecessor {
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
-    options.handover.outgoing = new OutgoingRecords();
+    this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
-      message: () => {
+      message: (message, fds) => {
+        const { type, session } = message as unknown as SuccessorToOld & { session: string };
+        if (type === 'back') this.#takeBackMoved(session, fds);
+        else for (const fd of fds) closeFd(fd);
+        // That it was committed is looked up in the word itself.
+        if (type !== 'ack') return;
         this.#unanswered--;
         this.#answered?.();
       },
@@ -106,6 +111,7 @@ export class Predecessor {
         this.#directEnded = true;
         this.#answered?.();
         this.#directGone?.();
+        this.#directEnd.resolve();
       },
     });
   }
@@ -139,20 +145,15 @@ export class Predecessor {
    * @throws {LiveUpdateError} the errno of the callback that failed; EINVAL for a state that cannot be cloned; ECANCELED
    *   when called off; EPIPE when the successor is gone.
    */
-  async preserve(): Promise<{ bytes: number; left: Left[] }> {
+  async preserve(): Promise<{ bytes: number; left: Left[]; rolls: boolean }> {
     let bytes = 0;
     const acrossKernel = this.#options.carrier === 'kernel';
-    for (const kept of order(this.#options.kept)) {
-      if (kept instanceof KeptListener && !kept.file.isOpen) {
-        if (acrossKernel) continue;
-        const text = `the program closed this listener, and ${kept.connections.size} of its connections live on; they cannot cross without it: try again when they have ended`;
-        throw new LiveUpdateError('EBUSY', text, { operation: 'preserve', session: kept.session });
-      }
-      const session = await this.#options.orchestrator.createSession(kept.session);
-      this.#sessions.push({ kept, session });
-      await session.preserve(kept.file, FILE_TOKEN);
+    for (const kept of preserveOrder(this.#options.kept)) {
+      if (acrossKernel && kept instanceof KeptListener && !kept.file.isOpen) continue;
+      requireOpen(kept);
+      const session = await this.#sessions.open(kept);
       const sent = await this.#pass(session, FILE_TOKEN);
-      if (sent === undefined) await this.#leaveBehind(session);
+      if (sent === undefined) await this.#sessions.close(session);
       else bytes += sent;
       if (!(kept instanceof KeptListener) || acrossKernel) continue;
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
@@ -169,7 +170,66 @@ export class Predecessor {
     this.#check();
     this.#send({ type: 'precopied' });
     this.#state = 'preserved';
-    return { bytes, left: this.#leftNow() };
+    return { bytes, left: this.#leftNow(), rolls: this.#rolling().length > 0 };
+  }
+
+  /** The sets whose connections move ahead of the cut. */
+  #rolling(): { session: string; set: ConnectionSet }[] {
+    if (this.#options.carrier === 'kernel') return [];
+    return [...this.#sessions].flatMap(({ kept }) =>
+      kept instanceof KeptListener && kept.cut === 'rolling'
+        ? [{ session: kept.session, set: kept.connections }]
+        : [],
+    );
+  }
+
+  /**
+   * Moves the connections of rolling listeners, a batch at a time; the event loop turns in between. What is busy now moves in the cut.
+   * @returns how many the successor serves.
+   * @throws {LiveUpdateError} EINVAL when a state cannot be cloned; ECANCELED, EPIPE.
+   */
+  async roll(): Promise<number> {
+    this.#state = 'rolling';
+    let moved = 0;
+    for (const { session, set } of this.#rolling()) {
+      for (;;) {
+        this.#check();
+        const record = set.takeBatch(BATCH_CONNECTIONS);
+        if (record === undefined) break;
+        const file = writeImageFile(record);
+        try {
+          this.#send({ type: 'roll', session }, [file]);
+        } finally {
+          closeFd(file);
+        }
+        this.#unanswered++;
+        await this.#answers(1);
+      }
+      moved += set.moved;
+    }
+    this.#state = 'preserved';
+    return moved;
+  }
+
+  /** The successor will not take over, and gives back what it served. */
+  #takeBackMoved(session: string, fds: number[]): void {
+    const file = fds.shift();
+    for (const fd of fds) closeFd(fd);
+    const found = this.#rolling().find((one) => one.session === session);
+    if (file === undefined) return;
+    const record = readImageFile(file);
+    found?.set.takeBack(record);
+  }
+
+  /** Waits until fewer than `window` messages are unanswered. */
+  async #answers(window: number): Promise<void> {
+    while (this.#unanswered >= window) {
+      await new Promise<void>((resolve) => {
+        this.#answered = resolve;
+      });
+      this.#answered = undefined;
+      this.#check();
+    }
   }
 
   /** What stays behind: for a kexec everything that lives in this kernel alone. */
@@ -184,15 +244,6 @@ export class Predecessor {
       });
     }
     return left;
-  }
-
-  /** Takes a session out again that the carrier cannot take along. */
-  async #leaveBehind(session: Session): Promise<void> {
-    this.#sessions.splice(
-      this.#sessions.findIndex((open) => open.session === session),
-      1,
-    );
-    await session.close();
   }
 
   #sets(): { session: Session; set: ConnectionSet }[] {
@@ -251,13 +302,7 @@ export class Predecessor {
     };
     const bytes = this.#sendImage({ type: 'precopy' }, image, pass);
     this.#unanswered++;
-    while (this.#unanswered >= PASS_WINDOW) {
-      await new Promise<void>((resolve) => {
-        this.#answered = resolve;
-      });
-      this.#answered = undefined;
-      this.#check();
-    }
+    await this.#answers(PASS_WINDOW);
     return bytes;
   }
 
@@ -283,8 +328,7 @@ export class Predecessor {
     await this.#options.announceFreeze();
     await this.#catchUp();
     this.#check();
-    await this.#reboot();
-    const image = this.#image;
+    const image = await this.#sessions.reboot();
     this.#check();
     if (image === undefined)
       throw new LiveUpdateError('EOPNOTSUPP', 'live update is switched off in this program');
@@ -314,22 +358,6 @@ export class Predecessor {
     return this.#halt();
   }
 
-  async #reboot(): Promise<void> {
-    const rebooting = this.#options.orchestrator.reboot();
-    if (!(rebooting instanceof Promise)) {
-      this.#image = rebooting as Image | undefined;
-      return;
-    }
-    this.#rebooting = rebooting.then((image) => {
-      this.#image = image;
-    });
-    try {
-      await this.#rebooting;
-    } finally {
-      this.#rebooting = undefined;
-    }
-  }
-
   #halt(): Verdict {
     const { link, commitFd } = this.#options;
     try {
@@ -343,7 +371,8 @@ export class Predecessor {
         waitReadable(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd], -1);
         link.receiveNow();
         if (!this.#directEnded) this.#direct.receiveNow();
-      } else if (!this.#directEnded) {
+      } else if (!this.#directEnded && !isCommitted(commitFd)) {
+        // The successor says when it has committed, or ends.
         waitReadable([this.#direct.fd], -1);
         this.#direct.receiveNow();
       } else {
@@ -374,44 +403,28 @@ export class Predecessor {
     this.#state = 'ended';
     for (const { kept } of this.#sessions) {
       if (kept instanceof KeptListener && !lingers) kept.connections.sever();
-      // In a process that ends, 'finish' listeners may still write to memory; no other file needs taking apart.
-      if (lingers || kept.file instanceof Memory) this.#options.handler(kept.file)?.sever?.(kept.file);
+      else this.#options.handler(kept.file)?.sever?.(kept.file);
     }
   }
 
-  /** Takes everything back: the program serves on as if no update had been tried. */
-  async rollback(): Promise<void> {
-    if (this.#state === 'ended') return;
+  /**
+   * Takes everything back: the program serves on as if no update had been tried.
+   * @returns how many connections ended with a successor that served them ahead of the commit and could not give them back.
+   */
+  async rollback(): Promise<number> {
+    if (this.#state === 'ended') return 0;
     this.#state = 'ended';
     this.#answered?.();
+    const rolling = this.#rolling().filter(({ set }) => set.moved > 0);
+    if (rolling.length > 0 && !this.#directEnded) {
+      // The successor is dead, or about to be; what it gave back is in the socket.
+      const late = sleep(GIVE_BACK_MS, undefined, { ref: false });
+      await Promise.race([this.#directEnd.promise, late]);
+    }
+    const lost = rolling.reduce((count, { set }) => count + set.loseMoved(), 0);
     this.#direct.close();
     closeFd(this.#options.commitFd);
-    const rebooting = this.#rebooting;
-    if (rebooting === undefined) {
-      await this.#takeBack();
-      return;
-    }
-    // A freeze of the program's own that hangs must not hang the program: it serves on, and is tidied up if the freeze
-    // ever ends. Its failure was told by freeze().
-    void rebooting.then(
-      () => this.#takeBack(),
-      () => this.#takeBack(),
-    );
+    await this.#sessions.rollback();
+    return lost;
   }
-
-  async #takeBack(): Promise<void> {
-    const { orchestrator, handover } = this.#options;
-    if (this.#image !== undefined) await orchestrator.cancelReboot();
-    this.#image = undefined;
-    for (const { session } of this.#sessions.splice(0).reverse()) await session.close();
-    handover.outgoing = new OutgoingRecords();
-  }
-}
-
-/**
- * Sessions freeze in the order of their creation. Things whose handlers may be asynchronous come first, so that the
- * built-in ones freeze in one go right before the halt, with no turn of the loop in between.
- */
-function order(kept: readonly Kept[]): Kept[] {
-  return [...kept].sort((a, b) => Number(a.kind !== 'keep') - Number(b.kind !== 'keep'));
 }

@@ -2,31 +2,34 @@
  * The life of one image of a program: what it keeps, where that came from, and how it goes on to the next image. There is
  * one `Program` in a process; it owns the orchestrator and every event of an update meets here.
  *
- *   born         fresh: nothing came · successor: from a live image · restored: from what luod held for a dead one
+ *   born         fresh: nothing came · successor: from a live image · inherited: from the image before in this process ·
+ *                restored: from what luod held for a dead one
  *   claiming     state(), memory(), listen(), keep() give what came, or make it
  *   serving      after ready()
- *   updating     luod began an update: a `Predecessor` is at work
+ *   updating     luod began an update: a `Predecessor` is at work · without luod: an `ExecUpdate` is
  *
- * Without luod (no LIVEUPDATE_SOCKET in the environment) a program is always fresh and serves; nothing can replace it.
+ * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
-import { Server, Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
+import { builtInHandlers } from '../handlers/built-in.js';
 import type { CarriedFileHandler, Handover } from '../handlers/carried.js';
-import { Connection, connectionHandler } from '../handlers/connection.js';
-import { ConnectionSet, connectionSetHandler } from '../handlers/connection-set.js';
+import { Connection } from '../handlers/connection.js';
+import { ConnectionSet } from '../handlers/connection-set.js';
 import { type Counter, Counters } from '../handlers/counters.js';
-import { Listener, listenerHandler } from '../handlers/listener.js';
-import { memfdHandler } from '../handlers/memfd.js';
-import { Memory, memoryHandler } from '../handlers/memory.js';
+import { Listener } from '../handlers/listener.js';
+import { Memory } from '../handlers/memory.js';
 import type { SharedListenOptions } from '../handlers/shared-port.js';
-import { State, unversionedStateHandler, versionedStateHandler } from '../handlers/state.js';
+import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
+import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
+import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
   ENV_IMAGE,
@@ -38,7 +41,11 @@ import {
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
-import { type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { waitReadable } from '../linux/scm-rights.js';
+import { ExecUpdate } from './exec-update.js';
+import { Inherited } from './inherited.js';
+import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { handlerOf, toFile } from './kept-object.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
@@ -77,7 +84,8 @@ export interface ProgramEvents {
   linger: [connections: number];
   /**
    * The next image has taken over, and nothing is left to do here; this process exits when the listeners return. What they
-   * write to memory or to connections reaches nobody.
+   * write to memory or to connections reaches nobody. In place: it is about to take over; a listener that throws calls the
+   * update off.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -87,6 +95,16 @@ export interface ProgramEvents {
 export interface ReadyOptions {
   /** Sessions ('state:hits', 'listener:chat', ...) that came in and that this version gives up on purpose. */
   drop?: readonly string[];
+}
+
+/** What a server listens by, as for `server.listen`; and how its connections move. */
+export interface ServiceListenOptions extends SharedListenOptions {
+  /**
+   * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 128 at a time, while both
+   * images serve: for programs whose connections share nothing but `memory`, which both images may write meanwhile. 'connection' then comes
+   * before `ready()` resolves. A connection that is busy moves in the cut.
+   */
+  readonly cut?: Cut;
 }
 
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
@@ -102,6 +120,9 @@ interface KeepOptions<T> {
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
 
+/** How long luod may take to read the last word of an image that was called off. */
+const FLUSH_MS = 1000;
+
 /** An update's refusal, for lu.update(). */
 interface Waiting {
   readonly command: readonly string[] | undefined;
@@ -116,10 +137,11 @@ export class Program extends EventEmitter<ProgramEvents> {
     outgoing: new OutgoingRecords(),
   };
   readonly #handlers = new Map<string, CarriedFileHandler>();
+  readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
   #link: LuodLink | undefined;
-  #incoming: Successor | Restored | undefined;
+  #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
@@ -135,38 +157,56 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
+  /** Whether connections are served ahead of the commit. */
+  #servesAhead = false;
 
   private constructor() {
     super();
     this.orchestrator = new LiveUpdate();
-    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, (handler) =>
-      this.registerHandler(handler),
-    );
-    for (const handler of [
-      memoryHandler,
-      unversionedStateHandler,
-      versionedStateHandler,
-      listenerHandler,
-      connectionHandler,
-      connectionSetHandler,
-      memfdHandler,
-    ]) {
-      this.registerHandler(handler(this.#handover) as CarriedFileHandler);
+    const register = (handler: CarriedFileHandler) => {
+      this.registerHandler(handler);
+      this.#builtIn.add(handler);
+    };
+    this.#tickets = registerTlsListeners(this.orchestrator, this.#handover, register);
+    for (const handler of builtInHandlers(this.#handover)) {
+      register(handler);
     }
     // Whatever of a program crosses, its counters do.
     for (const handler of this.#handlers.values()) this.orchestrator.registerFlb(handler, this.#counters.flb);
   }
 
   /** @internal `liveupdate()` is the public door. */
-  static async start(options: LiveUpdateOptions): Promise<Program> {
+  static async start(options: LiveUpdateOptions, inheritance: Inheritance | undefined): Promise<Program> {
     const program = new Program();
     const socket = options.socket ?? process.env[ENV_SOCKET];
     const image = process.env[ENV_IMAGE];
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
-    if (socket === undefined || isClusterWorker()) return program;
-    if (image !== undefined) await program.#join(socket, image);
+    if (inheritance !== undefined) program.#inherit(inheritance);
+    else if (socket !== undefined && !isClusterWorker() && image !== undefined)
+      await program.#join(socket, image);
+    process.on('SIGHUP', () =>
+      program.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
+    );
     return program;
+  }
+
+  get #incomingOptions(): IncomingOptions {
+    return {
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      handler: (compatible) => this.#handlers.get(compatible),
+    };
+  }
+
+  #inherit(inheritance: Inheritance): void {
+    this.#origin = 'update';
+    this.#generation = inheritance.generation;
+    this.#counters.wait();
+    this.#incoming = new Inherited(
+      { ...this.#incomingOptions, committed: () => this.#takeCounters() },
+      inheritance.open(),
+    );
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -176,11 +216,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#service = message.service;
     this.#place = workerPlace(process.env);
     this.#generation = message.generation;
-    const options: IncomingOptions = {
-      orchestrator: this.orchestrator,
-      handover: this.#handover,
-      handler: (compatible) => this.#handlers.get(compatible),
-    };
+    const options = this.#incomingOptions;
     if (message.role === 'restarted') {
       this.#origin = message.from;
       this.#incoming = new Restored(options, fds);
@@ -199,6 +235,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
         committed: () => this.#takeCounters(),
+        serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
     link.listen({
@@ -207,9 +244,6 @@ export class Program extends EventEmitter<ProgramEvents> {
     });
     if (this.#incoming instanceof Successor) await this.#incoming.precopied;
     if (this.#origin !== 'update') link.unref();
-    process.on('SIGHUP', () =>
-      this.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
-    );
   }
 
   /**
@@ -240,7 +274,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#place.workers;
   }
 
-  /** Whether an update can replace this program: it runs under luod. */
+  /** Whether luod runs this program: then it is luod that replaces it, else the program itself, in place. */
   get isManaged(): boolean {
     return this.#link !== undefined;
   }
@@ -315,7 +349,15 @@ export class Program extends EventEmitter<ProgramEvents> {
    * @throws {LiveUpdateError} EINVAL for a bad name or options, or port 0 in one of several workers; EEXIST for a name in use; the errno
    *   of bind(2) and listen(2).
    */
-  async listen(name: string, server: Server, options: SharedListenOptions): Promise<Listener['address']> {
+  async listen(
+    name: string,
+    server: Server,
+    { cut, ...options }: ServiceListenOptions,
+  ): Promise<Listener['address']> {
+    if (cut !== undefined && cut !== 'atomic' && cut !== 'rolling')
+      throw new LiveUpdateError('EINVAL', `a cut is 'atomic' or 'rolling', not '${cut}'`, {
+        operation: 'listen',
+      });
     const session = sessionName('listener', name);
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
@@ -330,7 +372,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const listener = await this.#keep('listener', name, open, Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server);
+        const kept = new KeptListener(session, file, connections, server, cut);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -368,11 +410,32 @@ export class Program extends EventEmitter<ProgramEvents> {
    * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST; ENOENT when no handler takes what `create` returned.
    */
   async keep<T>(name: string, create: () => T | Promise<T>): Promise<T> {
-    const file = await this.#keep('keep', name, async () => toFile(await create()), Object);
-    return fromFile(file) as T;
+    const handlers = this.#handlers;
+    const make = async () => toFile(await create(), handlers.values());
+    const file = await this.#keep<object>('keep', name, make, Object);
+    const { toObject } = handlerOf(file, handlers.values(), sessionName('keep', name));
+    return (toObject === undefined ? file : toObject(file)) as T;
   }
 
-  get #claiming(): Successor | Restored | undefined {
+  /**
+   * Calls `callback` in `ms` milliseconds, once, in whichever version of the program is there by then; and, with an interval, again and
+   * again. Of a timer that came from the version before, the time that is left counts, and not `ms`; one that was called or
+   * cancelled there stays so, until it is `set()` again. Nothing is called before `ready()` in a new version.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name or time; EEXIST.
+   */
+  async timer(
+    name: string,
+    ms: number,
+    callback: () => void,
+    options: TimerOptions = {},
+  ): Promise<KeptTimer> {
+    const timer = await this.#keep('timer', name, () => KeptTimer.create(ms, options), KeptTimer);
+    timer.bind(callback);
+    return timer;
+  }
+
+  get #claiming(): Successor | Restored | Inherited | undefined {
     return this.#isReady ? undefined : this.#incoming;
   }
 
@@ -393,14 +456,21 @@ export class Program extends EventEmitter<ProgramEvents> {
       while (this.#updateOver !== undefined) await this.#updateOver.promise;
       const came = this.#claim(session, kind, type, accept);
       const file = came ?? (await make());
-      const kept = wrap?.(file) ?? ({ session, kind, file } as Kept);
+      const kept = wrap?.(file) ?? this.#wrap(kind, name, file);
       this.#kept.set(session, kept);
+      if (this.#claiming === undefined) this.#start(kept, () => undefined);
       // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
       if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
     }
+  }
+
+  #wrap(kind: Kind, name: string, file: object): Kept {
+    const session = sessionName(kind, name);
+    const handler = handlerOf(file, this.#handlers.values(), session);
+    return { session, kind, file, handler, isForeign: !this.#builtIn.has(handler) };
   }
 
   /** What came in under this name. In an update, a claim that fails is luod's to know: it says why. */
@@ -511,9 +581,61 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const kept of this.#kept.values()) {
       if (kept instanceof KeptListener) {
         if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else if (kept.file instanceof Connection && kept.file.crossed)
-        kept.file.arm(undefined, undefined, onFlow);
+      } else this.#start(kept, onFlow);
     }
+  }
+
+  /** Ahead of the commit: connections of a rolling listener, which share nothing but memory. */
+  #serveAhead(session: string, record: Buffer): void {
+    for (const { file } of this.#kept.values()) if (file instanceof Memory) file.makeWritable();
+    const kept = this.#kept.get(session);
+    const server = kept instanceof KeptListener ? kept.file.server : undefined;
+    if (!(kept instanceof KeptListener) || server === undefined)
+      throw new LiveUpdateError('ENOENT', 'no listener of this name was claimed', {
+        operation: 'roll',
+        session,
+      });
+    // A program that ends by itself, or by an exception, gives back, too.
+    if (!this.#servesAhead) process.once('exit', () => this.#sendBack());
+    this.#servesAhead = true;
+    kept.connections.serveAhead(record, server);
+  }
+
+  /** Before the commit, what this image serves already goes back. The event loop must not turn any more. */
+  #sendBack(): void {
+    const incoming = this.#incoming;
+    if (!(incoming instanceof Successor) || incoming.isCommitted) return;
+    for (const kept of this.#kept.values()) {
+      if (kept instanceof KeptListener && kept.connections.ahead > 0)
+        incoming.giveBack(kept.session, kept.connections.giveBack());
+    }
+  }
+
+  /** This image will not take over: what it serves goes back, and it waits, halted, to be killed. */
+  #giveBack(): void {
+    const link = this.#link;
+    if (!(this.#incoming instanceof Successor) || this.#incoming.isCommitted || link === undefined) return;
+    try {
+      this.#sendBack();
+      link.send({ type: 'gaveBack' });
+      link.flushNow(FLUSH_MS);
+      while (link.isOpen) {
+        waitReadable([link.fd], -1);
+        link.receiveNow();
+      }
+    } finally {
+      process.exit(1);
+    }
+  }
+
+  /** From now on `kept` is this image's own. */
+  #start(kept: Kept, onFlow: () => void): void {
+    if (kept instanceof KeptListener) return;
+    const { handler, file, session } = kept;
+    handler.start?.(file, onFlow);
+    handler.onGone?.(file, () => {
+      if (this.#kept.get(session) === kept) this.#release(session, true);
+    });
   }
 
   /** A lingering image has done with connections of `session`. */
@@ -531,18 +653,18 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   /**
-   * Asks luod to replace this program by the same command, or by `command`. Never resolves when it succeeds: this
-   * process exits.
-   * @throws {LiveUpdateError} EOPNOTSUPP without luod; EBUSY while an update runs; the reason of a rollback.
+   * Replaces this program by the same command, or by `command`. Under luod by another process, and this one exits; without
+   * luod in place, and this process becomes the next program. Never resolves when it succeeds.
+   * @throws {LiveUpdateError} EBUSY while an update runs, and before ready(); EOPNOTSUPP when luod is gone; the reason of a
+   *   rollback, in place also what ExecUpdate.run() says.
    */
   async update(command?: readonly string[]): Promise<never> {
     const link = this.#link;
-    if (link === undefined || !link.isOpen) {
-      throw new LiveUpdateError(
-        'EOPNOTSUPP',
-        'the program does not run under luod; start it with `luod run`',
-        { operation: 'update' },
-      );
+    if (link === undefined) return this.#replaceInPlace(command);
+    if (!link.isOpen) {
+      throw new LiveUpdateError('EOPNOTSUPP', 'luod, which runs this program, is gone', {
+        operation: 'update',
+      });
     }
     if (this.#waiting !== undefined)
       throw new LiveUpdateError('EBUSY', 'an update is under way', { operation: 'update' });
@@ -550,6 +672,42 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#waiting = { command, reject };
       this.#askForUpdate();
     });
+  }
+
+  async #replaceInPlace(command: readonly string[] | undefined): Promise<never> {
+    const busy = this.#isReady ? 'an update is under way' : 'the program did not call ready() yet';
+    if (!this.#isReady || this.#updateOver !== undefined)
+      throw new LiveUpdateError('EBUSY', busy, { operation: 'update' });
+    this.#updateOver = withResolvers();
+    const update = new ExecUpdate({
+      orchestrator: this.orchestrator,
+      handover: this.#handover,
+      kept: [...this.#kept.values()],
+      command,
+      generation: this.#generation + 1,
+      announceFreeze: () => this.#announceFreeze(),
+      announceFinish: () => this.emit('finish'),
+    });
+    try {
+      return await update.run();
+    } catch (error) {
+      const reason = LiveUpdateError.from(error, { operation: 'update' });
+      const wasFrozen = update.isFrozen;
+      await update.rollback();
+      this.#calledOff(reason, wasFrozen);
+      throw reason;
+    }
+  }
+
+  async #announceFreeze(): Promise<void> {
+    for (const listener of this.listeners('freeze')) await listener();
+  }
+
+  #calledOff(reason: ErrorReport, wasFrozen: boolean): void {
+    this.#updateOver?.resolve();
+    this.#updateOver = undefined;
+    if (wasFrozen) this.emit('unfreeze');
+    this.emit('rollback', { code: reason.code, message: reason.message });
   }
 
   #askForUpdate(): void {
@@ -581,6 +739,12 @@ export class Program extends EventEmitter<ProgramEvents> {
     switch (message.type) {
       case 'preserve':
         this.#begin(fds, message.carrier);
+        break;
+      case 'roll':
+        void this.#roll();
+        break;
+      case 'giveBack':
+        this.#giveBack();
         break;
       case 'freeze':
         void this.#freeze();
@@ -628,9 +792,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       commitFd,
       handler: (file) => this.#handlerOf(file),
       inherited: () => this.#late.toHandOn(),
-      announceFreeze: async () => {
-        for (const listener of this.listeners('freeze')) await listener();
-      },
+      announceFreeze: () => this.#announceFreeze(),
     });
     this.#predecessor = predecessor;
     this.#updateOver = withResolvers();
@@ -640,6 +802,17 @@ export class Program extends EventEmitter<ProgramEvents> {
       },
       (error: unknown) => link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' })),
     );
+  }
+
+  async #roll(): Promise<void> {
+    const predecessor = this.#predecessor;
+    const link = this.#link;
+    if (predecessor === undefined || link === undefined || !predecessor.isPreserved) return;
+    try {
+      link.send({ type: 'rolled', connections: await predecessor.roll() });
+    } catch (error) {
+      link.report('preserve', LiveUpdateError.from(error, { operation: 'roll' }));
+    }
   }
 
   async #freeze(): Promise<void> {
@@ -688,13 +861,10 @@ export class Program extends EventEmitter<ProgramEvents> {
     const predecessor = this.#predecessor;
     if (predecessor === undefined) return;
     const wasFrozen = predecessor.isFrozen;
-    await predecessor.rollback();
+    const lost = await predecessor.rollback();
     this.#predecessor = undefined;
-    this.#updateOver?.resolve();
-    this.#updateOver = undefined;
-    if (wasFrozen) this.emit('unfreeze');
-    this.emit('rollback', reason);
-    this.#link?.send({ type: 'unfrozen' });
+    this.#calledOff(reason, wasFrozen);
+    this.#link?.send({ type: 'unfrozen', lost });
   }
 
   #lost(): void {
@@ -708,7 +878,10 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   #orphan(): void {
     // Before the commit the old image is in charge, and waits for this one's end to go on.
-    if (this.#incoming instanceof Successor && !this.#incoming.isCommitted) process.exit(1);
+    if (this.#incoming instanceof Successor && !this.#incoming.isCommitted) {
+      this.#giveBack();
+      process.exit(1);
+    }
     if (this.listenerCount('orphaned') > 0) this.emit('orphaned');
     else
       process.emitWarning(
@@ -720,27 +893,4 @@ export class Program extends EventEmitter<ProgramEvents> {
 
 function isMissingFlb(error: unknown): boolean {
   return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
-}
-
-/** A socket or server is kept as the file that its handler knows. */
-function toFile(value: unknown): object {
-  if (value instanceof Socket) return Connection.of(value);
-  if (value instanceof Server) return Listener.of(value);
-  if (typeof value !== 'object' || value === null) {
-    throw new LiveUpdateError('EINVAL', `keep() takes a live file, not ${typeof value}`, {
-      operation: 'keep',
-    });
-  }
-  return value;
-}
-
-function fromFile(file: object): unknown {
-  if (file instanceof Connection) return file.socket;
-  if (file instanceof Listener) {
-    if (file.server !== undefined) return file.server;
-    const server = new Server();
-    file.bind(server);
-    return server;
-  }
-  return file;
 }

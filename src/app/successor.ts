@@ -21,7 +21,9 @@ import { withResolvers } from '../core/resolvers.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
+import type { Handover as Passing } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
+import { readImageFile, writeImageFile } from '../handover/image-file.js';
 import {
   type CutReport,
   now,
@@ -46,7 +48,7 @@ export interface IncomingOptions {
 }
 
 /** What came in and what the program has claimed of it; the part that both ways of taking over share. */
-abstract class Incoming {
+export abstract class Incoming {
   protected readonly options: IncomingOptions;
   /** The file under token 0 of each session that came in. */
   protected readonly files = new Map<string, SerializedFile>();
@@ -152,7 +154,7 @@ export class Restored extends Incoming {
     return undefined;
   }
 
-  async finish(): Promise<undefined> {
+  async finish(_dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<undefined> {
     const { orchestrator } = this.options;
     await orchestrator.deserialize(this.#image);
     for (const { name, files } of this.#image.sessions) {
@@ -161,12 +163,83 @@ export class Restored extends Incoming {
       await session.finish();
       await session.close();
     }
+    arm(() => undefined);
   }
 }
 
-interface CutSession {
+/** How long an old image may take to read what it is given back. */
+const FLUSH_MS = 1000;
+
+export interface CutSession {
   readonly name: string;
   readonly session: Session;
+}
+
+/** What came in passes, the last of which is the image of the freeze; the part that both images that gave it alive share. */
+export abstract class Passed extends Incoming {
+  /** The set of live connections in each listener's session. */
+  readonly #connections = new Map<string, SerializedFile>();
+
+  /** A pass before the freeze came: builds what it brings. */
+  protected adopt({ image, records }: Passing, fds: readonly number[]): void {
+    this.records.add(records, fds);
+    for (const { name, files } of image.sessions) {
+      for (const file of files) {
+        (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
+        // One that the program has yet to register builds its file at the claim.
+        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(name, file);
+      }
+    }
+  }
+
+  protected override *everything(): Iterable<[string, SerializedFile]> {
+    yield* super.everything();
+    yield* this.#connections;
+  }
+
+  connections(session: string): ConnectionSet | undefined {
+    const file = this.#connections.get(session);
+    return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
+  }
+
+  /** How many live connections came; `finish` gives the records up. */
+  protected countConnections(): number {
+    let connections = 0;
+    for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
+    return connections;
+  }
+
+  /** @throws {LiveUpdateError} EINVAL for a session that nobody wants; the errno of what could not be retrieved. */
+  protected async retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
+    const { orchestrator } = this.options;
+    await orchestrator.deserialize(image);
+    const sessions: CutSession[] = [];
+    for (const { name, files } of image.sessions) {
+      if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
+      const session = await orchestrator.retrieveSession(name);
+      sessions.push({ name, session });
+      if (!this.isClaimed(name)) continue;
+      for (const { token } of files) await session.retrieve(token);
+    }
+    return sessions;
+  }
+
+  /**
+   * Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
+   * @returns the sessions that refused, and why.
+   */
+  protected async finishSessions(sessions: readonly CutSession[]): Promise<string[]> {
+    const unfinished: string[] = [];
+    for (const { name, session } of sessions) {
+      try {
+        await session.finish();
+        await session.close();
+      } catch (error) {
+        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
+      }
+    }
+    return unfinished;
+  }
 }
 
 interface Cut {
@@ -187,15 +260,16 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly failed: (error: LiveUpdateError, phase: Phase) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** Serves a batch of a rolling listener ahead of the commit. */
+  readonly serveAhead: (session: string, record: Buffer) => void;
   /** This image is in charge, and nothing is finished yet. */
   readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
-export class Successor extends Incoming {
+export class Successor extends Passed {
   readonly #options: SuccessorOptions;
   readonly #direct: Wire;
-  readonly #connections = new Map<string, SerializedFile>();
   readonly #precopied = withResolvers<void>();
   readonly #frozen = withResolvers<Cut>();
   #cut = false;
@@ -238,7 +312,7 @@ export class Successor extends Incoming {
     try {
       switch (message.type) {
         case 'precopy':
-          this.#adopt(fds);
+          this.adopt(readHandover(fds), fds);
           this.#direct.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
           break;
         case 'precopied':
@@ -247,6 +321,13 @@ export class Successor extends Incoming {
         case 'ended':
           this.connections(message.session)?.abandon(message.ids);
           break;
+        case 'roll': {
+          const file = fds.shift();
+          if (file === undefined) throw new LiveUpdateError('EPROTO', 'a batch without its record');
+          this.#options.serveAhead(message.session, readImageFile(file));
+          this.#direct.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
+          break;
+        }
         case 'frozen': {
           this.#cut = true;
           const inherited = takeInherited(message.inherited, fds);
@@ -267,26 +348,18 @@ export class Successor extends Incoming {
     }
   }
 
-  #adopt(fds: number[]): void {
-    const { image, records } = readHandover(fds);
-    this.records.add(records, fds);
-    for (const { name, files } of image.sessions) {
-      for (const file of files) {
-        (file.token === FILE_TOKEN ? this.files : this.#connections).set(name, file);
-        // One that the program has yet to register builds its file at the claim.
-        if (this.options.handler(file.compatible)?.adopt !== undefined) this.build(name, file);
-      }
+  /**
+   * Gives the old image back what this one serves ahead of the commit. The event loop must not turn any more after it.
+   * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EPIPE, ETIMEDOUT when the old image does not read.
+   */
+  giveBack(session: string, record: Buffer): void {
+    const file = writeImageFile(record);
+    try {
+      this.#direct.send(toWire({ type: 'back', session } satisfies SuccessorToOld), [file]);
+    } finally {
+      closeFd(file);
     }
-  }
-
-  protected override *everything(): Iterable<[string, SerializedFile]> {
-    yield* super.everything();
-    yield* this.#connections;
-  }
-
-  connections(session: string): ConnectionSet | undefined {
-    const file = this.#connections.get(session);
-    return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
+    this.#direct.flushNow(FLUSH_MS);
   }
 
   async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<CutReport> {
@@ -295,25 +368,15 @@ export class Successor extends Incoming {
     collectGarbage('all');
     this.#options.sendReady();
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
-    const sessions = await this.#retrieve(image, dropped);
+    const sessions = await this.retrieve(image, dropped);
     const retrievedAt = now();
     await this.#checkFinish(sessions);
-    // Counted here: finish gives the records up.
-    let connections = 0;
-    for (const name of this.#connections.keys()) connections += this.connections(name)?.size ?? 0;
+    const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
+    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     await this.#options.committed();
-    const unfinished: string[] = [];
-    for (const { name, session } of sessions) {
-      try {
-        await session.finish();
-        await session.close();
-      } catch (error) {
-        // Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
-        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
-      }
-    }
+    const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);
     this.records.clear();
     // The old image may linger, and so may older ones.
@@ -347,20 +410,6 @@ export class Successor extends Incoming {
     await nextTurn();
     await nextTurn();
     return firstAt ?? now();
-  }
-
-  async #retrieve(image: Image, dropped: ReadonlySet<string>): Promise<CutSession[]> {
-    const { orchestrator } = this.options;
-    await orchestrator.deserialize(image);
-    const sessions: CutSession[] = [];
-    for (const { name, files } of image.sessions) {
-      if (!this.isClaimed(name) && !dropped.has(name)) throw unclaimedError([name]);
-      const session = await orchestrator.retrieveSession(name);
-      sessions.push({ name, session });
-      if (!this.isClaimed(name)) continue;
-      for (const { token } of files) await session.retrieve(token);
-    }
-    return sessions;
   }
 
   async #checkFinish(sessions: readonly CutSession[]): Promise<void> {

@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { EXIT_USAGE } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addDoctorCommand } from './doctor.js';
+import { addHistoryCommand } from './history.js';
 import { addKexecCommand } from './kexec.js';
 import { addManCommand } from './manual.js';
 import { packageVersion } from './package-version.js';
@@ -21,6 +22,7 @@ const program = new Command('luoctl')
 
 program.commandsGroup('Programs:');
 addServiceCommands(program);
+addHistoryCommand(program);
 program.commandsGroup('Sessions:');
 addSessionCommands(program);
 program.commandsGroup('luod and the kernel:');

@@ -11,12 +11,14 @@ import { ServiceManager } from '../daemon/service-manager.js';
 import type { Target } from '../daemon/services.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
+import { adoptOrphans } from '../linux/subreaper.js';
 import { duration, EXIT_USAGE, fail, wholeNumber, workerCount } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
+import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import { addManCommand } from './manual.js';
 import { packageVersion } from './package-version.js';
 
-interface RunFlags {
+interface RunFlags extends HealthFlags {
   name?: string;
   socket?: string;
   restart: RestartPolicy;
@@ -47,6 +49,8 @@ interface ServeFlags {
   maxFds?: number;
   maxBytes?: number;
   maxLine?: number;
+  maxQueue?: number;
+  maxSubscriptions?: number;
   messageTimeout?: number;
   keepFor: number;
   keeper: boolean;
@@ -58,28 +62,36 @@ async function serve(flags: ServeFlags): Promise<void> {
   const ended = new Promise<NodeJS.Signals>((resolve) => {
     for (const ending of ENDING) process.once(ending, resolve);
   });
-  const limits = defaultLimits();
+  const limits = defaultLimits(flags.maxClients);
   const manager = ServiceManager.fromEnvironment(log);
+  // Children that a program keeps across updates lose their parent with its first image.
+  adoptOrphans();
   const luod = await Luod.listen({
     manager,
     socket: socketPath(flags.socket),
     version: packageVersion(),
     log,
-    audit: flags.audit === undefined ? noAudit : auditTo(flags.audit),
+    audit: flags.audit === undefined ? noAudit : await auditTo(flags.audit, log),
     group: flags.group,
     keeperPatienceMs: flags.keeper ? flags.keepFor : undefined,
     limits: {
       ...limits,
-      clients: flags.maxClients ?? limits.clients,
       sessionsPerUid: flags.maxSessions ?? limits.sessionsPerUid,
       filesPerSession: flags.maxFiles ?? limits.filesPerSession,
       bytesPerUid: flags.maxBytes ?? limits.bytesPerUid,
       lineBytes: flags.maxLine ?? limits.lineBytes,
+      queuedBytes: flags.maxQueue ?? limits.queuedBytes,
+      subscriptionsPerClient: flags.maxSubscriptions ?? limits.subscriptionsPerClient,
       stallMs: flags.messageTimeout ?? limits.stallMs,
       heldFds: Math.min(flags.maxFds ?? limits.heldFds, limits.heldFds),
     },
   });
   await recover(luod);
+  await luod
+    .recoverClients()
+    .catch((error) =>
+      log(`what the previous kernel keeps for clients: ${LiveUpdateError.from(error).message}`),
+    );
   log(`listens at ${luod.socket}`);
   manager?.ready(luod.summary());
   const signal = await ended;
@@ -109,17 +121,23 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
   }
   for (const signal of PASSED_ON) process.on(signal, () => service?.signal(signal));
   process.on('SIGHUP', () => {
-    service?.update({}).catch((error) => log(`${service?.name}: ${LiveUpdateError.from(error).message}`));
+    service
+      ?.update({ by: 'SIGHUP' })
+      .catch((error) => log(`${service?.name}: ${LiveUpdateError.from(error).message}`));
   });
   const socket = socketPath(flags.socket);
   const keeperPatienceMs = flags.keeper ? flags.keepFor : undefined;
   const manager = ServiceManager.fromEnvironment(log);
+  // Children that a program keeps across updates lose their parent with its first image.
+  adoptOrphans();
   const luod = await Luod.listen({ socket, version: packageVersion(), log, keeperPatienceMs, manager });
   await recover(luod);
   const name =
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
-  service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh }, flags.workers);
+  const health = toHealthWords(flags);
+  const options = { name, command, cwd: process.cwd(), restart, maxRestarts, fresh, health };
+  service = luod.run(options, flags.workers);
   if (early !== undefined) service.stop(early);
   await Promise.race([service.ready, service.stopped]);
   if (service.isRunning) manager?.ready(luod.summary());
@@ -136,7 +154,7 @@ const program = new Command('luod')
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE))
   .showHelpAfterError('(luod --help shows what there is)');
 
-program
+const runCommand = program
   .command('run')
   .description('run one program, in one process or several; end when it ends, with its exit code')
   .argument('<command...>', 'the program and its arguments, after --')
@@ -172,10 +190,12 @@ Then, from another terminal:
   luoctl update                     the same command again: the new version of its files
   luoctl update -- node v2.mjs      another command
   luoctl update --together          all workers at once, not one after the other
+${HEALTH_HELP}
 
 Signals: TERM, INT and QUIT end the program and luod; HUP updates; USR1, USR2, WINCH and CONT are passed on.`,
   )
   .action((command: string[], flags: RunFlags) => run(command, flags).catch((error) => fail('luod', error)));
+addHealthOptions(runCommand, false);
 
 program
   .command('serve')
@@ -196,6 +216,12 @@ program
     wholeNumber,
   )
   .option('--max-line <n>', 'bytes of a message (default: 1048576)', wholeNumber)
+  .option('--max-queue <n>', 'bytes of answers that a client does not read (default: 16777216)', wholeNumber)
+  .option(
+    '--max-subscriptions <n>',
+    'programs that one connection is subscribed as (default: 100)',
+    wholeNumber,
+  )
   .option(
     '--keep-for <time>',
     'how long everything waits for the next luod when this one is killed',

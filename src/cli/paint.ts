@@ -18,6 +18,9 @@ const STATES: Readonly<Record<string, Colour>> = {
   unknown: 'yellow',
   stopping: 'yellow',
   stopped: 'red',
+  failed: 'red',
+  'rolled-back': 'yellow',
+  'auto-rolled-back': 'red',
   missing: 'red',
 };
 

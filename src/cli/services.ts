@@ -6,16 +6,19 @@ import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { GroupUpdateResult } from '../daemon/worker-group.js';
 import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber, workerCount } from './arguments.js';
+import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import type { Reply } from './luod-client.js';
 import { groupSummary, servicesTable, statusTable, updateSummary } from './tables.js';
 import { type AskFlags, tell, withAskFlags } from './tell.js';
+
+const WAIT = 'answer when the watch is over: exit code 0 only if the new version passed it';
 
 const SERVICE = "its name, or a worker's (web/2); not needed when luod runs only one";
 const ONLY = 'only of this one';
 const TOGETHER =
   'all workers at once: if one cannot get ready, none is replaced (default: one after the other)';
 
-interface StartFlags extends AskFlags {
+interface StartFlags extends AskFlags, HealthFlags {
   cwd?: string;
   restart: string;
   maxRestarts: number;
@@ -23,8 +26,9 @@ interface StartFlags extends AskFlags {
   fresh?: boolean;
 }
 
-interface UpdateFlags extends AskFlags, DeadlineFlags {
+interface UpdateFlags extends AskFlags, DeadlineFlags, HealthFlags {
   together?: boolean;
+  wait?: boolean;
 }
 
 export function addServiceCommands(program: Command): void {
@@ -40,7 +44,7 @@ export function addServiceCommands(program: Command): void {
     tell(flags, { type: 'services', service }, (reply) => servicesTable(reply.services as ServiceStatus[])),
   );
 
-  withAskFlags(
+  const start = withAskFlags(
     program
       .command('start')
       .description('have luod run a program, until it is told to stop it')
@@ -61,14 +65,17 @@ export function addServiceCommands(program: Command): void {
   )
     .addHelpText(
       'after',
-      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000\n  luoctl start web --workers 4 -- node server.mjs\n\nOf a service of workers, those that have ended are started again.",
+      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000\n  luoctl start web --workers 4 -- node server.mjs\n\nOf a service of workers, those that have ended are started again.\n" +
+        HEALTH_HELP,
     )
     .action((service: string, command: string[], flags: StartFlags) => {
       const { restart, maxRestarts, workers, fresh } = flags;
       const cwd = resolve(flags.cwd ?? '.');
-      const request = { type: 'start', service, command, cwd, restart, maxRestarts, workers, fresh };
+      const health = toHealthWords(flags);
+      const request = { type: 'start', service, command, cwd, restart, maxRestarts, workers, fresh, health };
       return tell(flags, request, startedSummary);
     });
+  addHealthOptions(start, false);
 
   withAskFlags(
     program.command('stop').description('end a program that luod runs').argument('[service]', SERVICE),
@@ -94,23 +101,20 @@ Examples:
   luoctl update
   luoctl update chat --timeout 10s
   luoctl update chat -- node chat-v2.mjs
+  luoctl update chat --wait --health http://127.0.0.1:7001/healthz --min-uptime 5s -- node chat-v2.mjs
   luoctl update web/2               one of several workers
 
 Workers are updated one after the other; the first that fails ends it, and the rest stay as they are.
 
-If the new version exits, hangs or refuses, the old one goes on and the exit code is 1.`,
+If the new version exits, hangs, refuses or is unhealthy, the old one goes on and the exit code is 1.
+${HEALTH_HELP}`,
   );
   for (const option of deadlineOptions()) update.addOption(option);
-  update.option('--together', TOGETHER);
+  addHealthOptions(update, true).option('--wait', WAIT).option('--together', TOGETHER);
   update.action((service: string | undefined, command: string[], flags: UpdateFlags) => {
     const { name, newCommand } = splitAtDashes(update, service, command);
-    const deadlines = toDeadlines(flags);
-    const { together } = flags;
-    return tell(
-      flags,
-      { type: 'update', service: name, command: newCommand, deadlines, together },
-      updatedSummary,
-    );
+    const request = { type: 'update', service: name, command: newCommand, ...updateWords(flags) };
+    return tell(flags, request, updatedSummary);
   });
 
   const rollback = withAskFlags(
@@ -120,18 +124,13 @@ If the new version exits, hangs or refuses, the old one goes on and the exit cod
       .argument('[service]', SERVICE),
   ).addHelpText(
     'after',
-    '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first.',
+    '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first. After an automatic rollback it leads to what ran before the version that runs again, never to the one that was found bad.\n\nWhat ran before was good once: only the checks given here are asked, and it is watched only with --watch.',
   );
   for (const option of deadlineOptions()) rollback.addOption(option);
-  rollback.option('--together', TOGETHER);
-  rollback.action((service: string | undefined, flags: UpdateFlags) => {
-    const { together } = flags;
-    return tell(
-      flags,
-      { type: 'rollback', service, deadlines: toDeadlines(flags), together },
-      updatedSummary,
-    );
-  });
+  addHealthOptions(rollback, true).option('--wait', WAIT).option('--together', TOGETHER);
+  rollback.action((service: string | undefined, flags: UpdateFlags) =>
+    tell(flags, { type: 'rollback', service, ...updateWords(flags) }, updatedSummary),
+  );
 }
 
 function startedSummary({ name, pid, workers }: Reply): string {
@@ -150,6 +149,15 @@ function updatedSummary(reply: Reply): string {
   return reply.workers === undefined
     ? updateSummary(reply as unknown as UpdateResult)
     : groupSummary(reply as unknown as GroupUpdateResult);
+}
+
+function updateWords(flags: UpdateFlags): object {
+  return {
+    deadlines: toDeadlines(flags),
+    health: toHealthWords(flags),
+    wait: flags.wait,
+    together: flags.together,
+  };
 }
 
 /** `update -- node x` has no service: what stands behind the dashes is the command. */

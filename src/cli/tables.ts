@@ -5,6 +5,7 @@ import type { LuodStatus, SessionStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';
+import type { HistoryEntry } from '../daemon/update-history.js';
 import type { GroupUpdateResult } from '../daemon/worker-group.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
 import { bad, good, heading, state } from './paint.js';
@@ -21,8 +22,15 @@ export function statusTable(status: LuodStatus): string {
         `${name}: generation ${generation} (pid ${pid}) still serves ${connections} connections that could not cross, for ${age(ageSeconds)}`,
       );
   }
-  for (const { name, lastUpdate } of status.services) {
+  for (const { name, lastUpdate, watch } of status.services) {
     if (lastUpdate !== null) lines.push('', `last update of ${name}: ${updateSummary(lastUpdate).trimEnd()}`);
+    // A luod from before there was a watch says nothing of it.
+    if (!watch) continue;
+    const back =
+      watch.goesBackTo === null
+        ? 'there is no other command to go back to'
+        : `else back to '${watch.goesBackTo.join(' ')}'`;
+    lines.push(`  watched for ${age(watch.secondsLeft)} more; ${back}`);
   }
   return `${lines.join('\n')}\n`;
 }
@@ -47,10 +55,15 @@ export function servicesTable(services: readonly ServiceStatus[]): string {
 export function updateSummary(result: UpdateResult): string {
   const { phases } = result;
   if (!result.ok) {
-    const now = result.rolledBack
-      ? `${bad('rolled back')}: generation ${result.generation} (pid ${result.fromPid}) serves on`
-      : `${bad('failed')}: the program is started again`;
-    return `${result.service}: ${now}\nreason: ${result.error?.message} (${result.error?.code} in ${result.error?.phase})\n`;
+    const now =
+      result.afterCommit !== undefined
+        ? `${bad('bad after the commit')}: ${NOW[result.afterCommit]}`
+        : result.rolledBack
+          ? `${bad('rolled back')}: generation ${result.generation} (pid ${result.fromPid}) serves on`
+          : `${bad('failed')}: the program is started again`;
+    const lost =
+      result.lost === undefined ? '' : `; ${result.lost} connections that it served already ended with it`;
+    return `${result.service}: ${now}${lost}\nreason: ${result.error?.message} (${result.error?.code} in ${result.error?.phase})\n`;
   }
   if (!result.carried) {
     return `${result.service}: restarted, pid ${result.fromPid} -> ${result.toPid}; it does not use liveupdate, so nothing was carried\n`;
@@ -68,6 +81,39 @@ export function updateSummary(result: UpdateResult): string {
     lines.push(`  dropped: ${result.dropped.join(', ')}`);
   for (const line of result.unfinished ?? []) lines.push(`  unfinished: ${line}`);
   return `${lines.join('\n')}\n`;
+}
+
+const NOW = {
+  rolledBack: 'the command before runs again',
+  restarted: 'the program is started again',
+  servesOn: 'it serves on',
+} as const;
+
+const OUTCOMES = {
+  ok: 'ok',
+  rolledBack: 'rolled-back',
+  autoRolledBack: 'auto-rolled-back',
+  failed: 'failed',
+} as const;
+
+const KINDS = { update: 'update', rollback: 'rollback', autoRollback: 'auto-rollback' } as const;
+
+export function historyTable(entries: readonly HistoryEntry[]): string {
+  if (entries.length === 0) return 'no updates yet\n';
+  const rows = entries.map((entry) => [
+    entry.at,
+    KINDS[entry.kind],
+    `${entry.fromGeneration} -> ${entry.toGeneration}`,
+    OUTCOMES[entry.outcome],
+    entry.blackoutMs === null ? '-' : `${entry.blackoutMs} ms`,
+    entry.by,
+    entry.command.join(' '),
+  ]);
+  const lines = columns([['WHEN', 'WHAT', 'GENERATION', 'RESULT', 'BLACKOUT', 'BY', 'COMMAND'], ...rows]);
+  const reasons = entries.flatMap(({ at, error }) =>
+    error === undefined ? [] : [`${at}: ${error.message} (${error.code} in ${error.phase})`],
+  );
+  return `${[...lines, ...(reasons.length === 0 ? [] : ['', ...reasons])].join('\n')}\n`;
 }
 
 /** Of each worker whose turn came, and then how they stand. */
@@ -147,6 +193,8 @@ export function kexecSummary(result: KexecResult): string {
     ({ service, generation, sessions, memfds }) =>
       `${service}: generation ${generation}, ${sessions.length} sessions, ${memfds} of them in memory files: ${sessions.join(', ') || 'none'}`,
   );
+  const { sessions: kept, memfds: memory } = result.clients;
+  if (kept > 0) lines.push(`clients: ${kept} sessions, ${memory} memory files`);
   for (const { service, session, what } of result.left) {
     lines.push(`left behind: ${service}: ${session === undefined ? '' : `${session}: `}${what}`);
   }

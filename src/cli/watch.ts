@@ -72,6 +72,8 @@ function toLine(event: Record<string, unknown>): string {
 class Page {
   readonly #path: string;
   #timer: NodeJS.Timeout | undefined;
+  /** The question that is being asked. */
+  #asking: Asking | undefined;
   #isOpen = false;
   #isDrawing = false;
 
@@ -111,7 +113,9 @@ class Page {
   /** As many lines as fit. */
   async #text(): Promise<string> {
     const asking = await Asking.open(this.#path, () => undefined);
+    this.#asking = asking;
     try {
+      if (!this.#isOpen) return '';
       const status = await asking.ask({ type: 'status' });
       const { sessions = [] } = await asking.ask({ type: 'sessions' });
       // Somebody who may not ask for the status sees his sessions.
@@ -125,6 +129,7 @@ class Page {
           : [...lines.slice(0, rows - 2), `... ${lines.length - rows + 2} more lines`];
       return shown.join('\n');
     } finally {
+      this.#asking = undefined;
       asking.close();
     }
   }
@@ -133,6 +138,8 @@ class Page {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     clearTimeout(this.#timer);
+    // A luod that is stopped does not answer, and Ctrl-C must end this all the same.
+    this.#asking?.close();
     process.stdout.write(LEAVE);
   }
 }

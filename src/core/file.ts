@@ -33,6 +33,7 @@
  */
 import { LiveUpdateError } from './errors.js';
 import { type FaultReporter, type Faults, inContext } from './faults.js';
+import { FileTable } from './file-table.js';
 import type { FlbRecord, FlbRegistry } from './flb.js';
 import type { HandlerRecord, HandlerRegistry } from './handler.js';
 import type { Holder, Identities } from './identities.js';
@@ -94,14 +95,6 @@ export interface Shared {
   readonly identities: Identities;
 }
 
-/** A token as a Map's key: a number where one can hold it, which a Map finds several times faster than a bigint. */
-type Key = number | bigint;
-
-function key(token: Token): Key {
-  return token <= MAX_SAFE ? Number(token) : token;
-}
-
-const MAX_SAFE = BigInt(Number.MAX_SAFE_INTEGER);
 const NO_TOKEN = 'a token is a bigint from 0 to 2^64-1';
 const NO_FLBS: readonly FlbRecord[] = [];
 
@@ -109,8 +102,7 @@ const NO_FLBS: readonly FlbRecord[] = [];
 export class FileSet {
   readonly #session: string;
   readonly #shared: Shared;
-  /** By token; a Map keeps the order of preservation, also when one is taken out. */
-  readonly #files = new Map<Key, PreservedFile>();
+  readonly #files = new FileTable<PreservedFile>();
   /** Those whose identity was noted, for Identities. */
   readonly #retrieved: Holder[] = [];
   /** What retrieve() failed with. */
@@ -126,21 +118,21 @@ export class FileSet {
   }
 
   list(): FileInfo[] {
-    return Array.from(this.#files.values(), ({ token, handler, state }) => {
+    return this.#files.toArray().map(({ token, handler, state }) => {
       return { token, handler: handler.compatible, state };
     });
   }
 
   serialize(): SerializedFile[] {
     const files: SerializedFile[] = [];
-    for (const { token, handler, serializedData } of this.#files.values()) {
+    for (const { token, handler, serializedData } of this.#files.toArray()) {
       files.push({ compatible: handler.compatible, data: serializedData, token });
     }
     return files;
   }
 
   serializedFile(token: Token): SerializedFile | undefined {
-    const record = isU64(token) ? this.#files.get(key(token)) : undefined;
+    const record = isU64(token) ? this.#files.get(token) : undefined;
     if (record === undefined) return undefined;
     return { compatible: record.handler.compatible, data: record.serializedData, token };
   }
@@ -163,14 +155,14 @@ export class FileSet {
       throw this.#shared.faults.combine(this.#context(error, 'preserve', token, record.owner), faults);
     }
     if (!isU64(record.serializedData)) yield* this.#refuseData(record);
-    this.#files.set(key(token), record);
+    this.#files.add(record);
   }
 
   /** The checks of preserve, in the contract's order. The file's identity and its handler are held when it returns. */
   #admit(file: unknown, token: Token): PreservedFile {
     const { handlers, identities } = this.#shared;
     if (!isU64(token)) throw this.#refuse('EINVAL', 'preserve', NO_TOKEN);
-    if (this.#files.has(key(token))) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
+    if (this.#files.has(token)) throw this.#refuse('EEXIST', 'preserve', 'the token is in use', token);
     if (file === undefined || file === null)
       throw this.#refuse('EBADF', 'preserve', 'there is no file', token);
     let identity: unknown;
@@ -202,9 +194,9 @@ export class FileSet {
   /** @throws EINVAL, ENOENT; EIO for faults. */
   *unpreserve(token: Token): Steps<void> {
     if (!isU64(token)) throw this.#refuse('EINVAL', 'unpreserve', NO_TOKEN);
-    const record = this.#files.get(key(token));
+    const record = this.#files.get(token);
     if (record === undefined) throw this.#refuse('ENOENT', 'unpreserve', 'no file has this token', token);
-    this.#files.delete(key(token));
+    this.#files.delete(token);
     const faults = yield* this.#unpreserve(record, undefined);
     if (faults !== undefined) {
       this.#shared.faults.conclude(faults, { operation: 'unpreserve', session: this.#session, token });
@@ -213,11 +205,11 @@ export class FileSet {
 
   /** All files, in reverse order of preservation. */
   *unpreserveAll(): Steps<Faults> {
-    const records = [...this.#files.values()];
+    const records = this.#files.toArray();
     let faults: Faults;
     for (let i = records.length - 1; i >= 0; i--) {
       faults = yield* this.#unpreserve(records[i]!, faults);
-      this.#files.delete(key(records[i]!.token));
+      this.#files.delete(records[i]!.token);
     }
     return faults;
   }
@@ -249,7 +241,7 @@ export class FileSet {
 
   /** In order of preservation. @throws what freeze() throws, after unfreezing those before it; EINVAL for bad data. */
   *freeze(): Steps<void> {
-    const records = [...this.#files.values()];
+    const records = this.#files.toArray();
     let frozen = 0;
     try {
       while (frozen < records.length) {
@@ -276,7 +268,7 @@ export class FileSet {
 
   /** All files, in order of preservation. */
   *unfreeze(before: Faults): Steps<Faults> {
-    return yield* this.#unfreeze([...this.#files.values()], this.#files.size, before);
+    return yield* this.#unfreeze(this.#files.toArray(), this.#files.size, before);
   }
 
   *#unfreeze(records: readonly PreservedFile[], count: number, before: Faults): Steps<Faults> {
@@ -309,16 +301,15 @@ export class FileSet {
       const context = { operation, session: this.#session, token, handler: compatible };
       throw new LiveUpdateError('ENOENT', 'no handler of this compatible is registered', context);
     }
-    if (this.#files.has(key(token)))
-      throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
-    this.#files.set(key(token), PreservedFile.incoming(token, owner, data));
+    if (this.#files.has(token)) throw this.#refuse('EINVAL', operation, 'the token came twice', token, owner);
+    this.#files.add(PreservedFile.incoming(token, owner, data));
     owner.files++;
   }
 
   /** @throws EINVAL, ENOENT, what retrieve() throws or threw, EIO when it made no file. */
   *retrieve(token: Token): Steps<unknown> {
     if (!isU64(token)) throw this.#refuse('EINVAL', 'retrieve', NO_TOKEN);
-    const record = this.#files.get(key(token));
+    const record = this.#files.get(token);
     if (record === undefined) throw this.#refuse('ENOENT', 'retrieve', 'no file has this token', token);
     if (record.state === 'failed') throw this.#failures.get(record);
     if (record.state === 'retrieved') return record.file;
@@ -358,7 +349,7 @@ export class FileSet {
 
   /** Asks every canFinish(), in order, until one says no. Returns that file's token. @throws what canFinish() throws. */
   *findUnfinishable(): Steps<Token | undefined> {
-    const records = [...this.#files.values()];
+    const records = this.#files.toArray();
     for (let i = 0; i < records.length; i++) {
       const record = records[i]!;
       const { ops } = record.handler;
@@ -375,7 +366,7 @@ export class FileSet {
 
   /** All files, in reverse order of preservation: handler, FLBs in reverse, identity. */
   *finishAll(): Steps<Faults> {
-    const records = [...this.#files.values()];
+    const records = this.#files.toArray();
     let faults: Faults;
     for (let i = records.length - 1; i >= 0; i--) {
       const record = records[i]!;

@@ -50,6 +50,8 @@ export interface Preservation {
 
 export interface AgentsOptions {
   readonly sessions: HostSessions;
+  /** Subscriptions of one connection. */
+  readonly limit: number;
   /** Told when the subscriptions of a connection are others than they were. */
   readonly changed: (connection: AgentConnection, subscriptions: SubscriptionRecord[]) => void;
 }
@@ -72,9 +74,16 @@ export class Agents {
       .map(({ id, isReady: ready }) => ({ id, ready }));
   }
 
-  /** @throws {LiveUpdateError} EEXIST when another connection of this user has the id; EINVAL when it is no session's name. */
+  /**
+   * @throws {LiveUpdateError} EEXIST when another connection of this user has the id; EINVAL when it is no session's name; ENOSPC for
+   *   too many on one connection.
+   */
   subscribe(id: string, connection: AgentConnection): void {
     if (this.#known(id, connection) !== undefined) return;
+    const { limit } = this.#options;
+    if (this.subscriptions(connection).length >= limit) {
+      throw new LiveUpdateError('ENOSPC', `a connection is subscribed as ${limit} programs at most`);
+    }
     this.restore({ id, ready: false }, connection);
     this.#changed(connection);
   }

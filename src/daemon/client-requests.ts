@@ -16,6 +16,7 @@ import type { Limits } from './limits.js';
 import type { LuodStatus, SessionStatus } from './luod-status.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseRequest, type Request } from './requests.js';
+import type { Service } from './service.js';
 import type { Services, Target } from './services.js';
 import { WorkerGroup } from './worker-group.js';
 
@@ -119,7 +120,7 @@ export class ClientRequests {
           this.#agent(client, request);
           break;
         case 'preserve':
-          this.#answer(wire, id, this.#luod.agents.preserve(request.timeout ?? PRESERVE_MS));
+          this.#answer(client, id, this.#luod.agents.preserve(request.timeout ?? PRESERVE_MS));
           break;
         case 'subscribe':
           this.#subscribe(client);
@@ -137,22 +138,15 @@ export class ClientRequests {
           break;
         case 'drop_session': {
           const uid = request.uid ?? client.peer.uid;
-          if (uid !== client.peer.uid && !client.isOperator) {
-            throw new LiveUpdateError('EACCES', "only an operator may drop another user's session");
-          }
-          wire.send({
-            type: 'reply',
-            id,
-            ok: true,
-            dropped: this.#luod.hosted.drop(client.peer, uid, request.name),
-          });
+          const dropped = this.#luod.hosted.drop(client.peer, uid, request.name, client.isOperator);
+          wire.send({ type: 'reply', id, ok: true, dropped });
           break;
         }
         case 'kexec':
-          this.#answer(wire, id, this.#kexec(client, request));
+          this.#answer(client, id, this.#kexec(client, request));
           break;
         case 'self_update':
-          this.#answer(wire, id, this.#selfUpdate(request));
+          this.#answer(client, id, this.#selfUpdate(request));
           break;
         case 'goodbye':
           client.goodbye?.();
@@ -161,14 +155,19 @@ export class ClientRequests {
           wire.send({ type: 'reply', id, ok: true, ...startedReply(this.#startService(request)) });
           break;
         case 'stop':
-          this.#answer(wire, id, this.#stopService(request.service, request.retry));
+          this.#answer(client, id, this.#stopService(request.service, request.retry));
           break;
         case 'update':
-          this.#answer(wire, id, this.#luod.services.get(request.service).update(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).update(asked(client, request)));
           break;
         case 'rollback':
-          this.#answer(wire, id, this.#luod.services.get(request.service).rollback(request));
+          this.#answer(client, id, this.#luod.services.get(request.service).rollback(asked(client, request)));
           break;
+        case 'history': {
+          const target = this.#luod.services.get(request.service);
+          wire.send({ type: 'reply', id, ok: true, ...historyReply(target) });
+          break;
+        }
       }
     } catch (error) {
       wire.send(refusal(id, error, message.type === 'agent' ? message.cmd : undefined));
@@ -224,19 +223,28 @@ export class ClientRequests {
   }
 
   /** Replies when the work is done, or has failed. */
-  #answer(wire: Wire, id: unknown, work: Promise<object>): void {
-    work.then(
-      (result) => wire.send({ type: 'reply', id, ok: true, ...result }),
-      (error: unknown) => wire.send(refusal(id, error)),
-    );
+  #answer(client: Client, id: unknown, work: Promise<object>): void {
+    const { wire } = client;
+    work
+      .then(
+        (result) => ({ type: 'reply', id, ok: true, ...result }),
+        (error: unknown) => refusal(id, error),
+      )
+      .then((reply) => wire?.send(reply))
+      .catch((error: unknown) => {
+        // It does not read (ENOBUFS), and nothing more can be said to it.
+        const { message } = LiveUpdateError.from(error);
+        this.#luod.log(`pid ${client.peer.pid} of uid ${client.peer.uid} is hung up on: ${message}`);
+        this.#luod.hangUp(client);
+      });
   }
 
   #startService(request: Extract<Request, { type: 'start' }>): Target {
     const { service: name, command, cwd, retry } = request;
     const running = this.#luod.services.find(name);
     if (retry === true && running !== undefined) return running;
-    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false } = request;
-    const options = { name, command, cwd, restart, maxRestarts, fresh };
+    const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false, health } = request;
+    const options = { name, command, cwd, restart, maxRestarts, fresh, health };
     return request.workers === undefined
       ? this.#luod.services.run(options)
       : this.#luod.services.runWorkers(options, request.workers);
@@ -302,7 +310,14 @@ export class ClientRequests {
       const what = busy === undefined ? 'a kexec' : `an update of '${busy.name}'`;
       throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });
     }
-    return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    // A check that ran would be a child of the next luod, of which that one knows nothing.
+    await Promise.all(Array.from(services, (service) => service.rest()));
+    try {
+      return await this.#luod.replaceSelf(request.binary ?? (process.argv[1] as string));
+    } catch (error) {
+      for (const service of services) service.watchOn();
+      throw error;
+    }
   }
 
   /** Sends a session's descriptor, which is the client's alone. */
@@ -323,7 +338,7 @@ export class ClientRequests {
     try {
       const update = new KernelUpdate({
         services: [...services],
-        hosted: hosted.status(),
+        hosted,
         version,
         request: { ...request, deadlines: request.deadlines ?? DEFAULT_DEADLINES },
         progress: (line) => {
@@ -346,9 +361,22 @@ export class ClientRequests {
   }
 }
 
+/** The history of a service; of a group that of each worker. */
+function historyReply(target: Target): object {
+  const one = ({ name: service, history }: Service) => ({ service, history });
+  return target instanceof WorkerGroup
+    ? { service: target.name, workers: Array.from(target, one) }
+    : one(target);
+}
+
 /** The status of a service; of a group that of each worker. */
 function startedReply(target: Target): object {
   return target instanceof WorkerGroup ? { name: target.name, workers: target.status() } : target.status();
+}
+
+/** Who asks is told by the socket, not by the request. */
+function asked<T extends object>({ peer: { uid, pid } }: Client, request: T): T & { by: string } {
+  return { ...request, by: `uid ${uid}, pid ${pid}` };
 }
 
 function refusal(id: unknown, error: unknown, cmd?: unknown): WireMessage {

@@ -32,7 +32,7 @@ import { closeFd, dupFd } from '../linux/fd.js';
 import { socketCookie } from '../linux/socket-facts.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
-import type { Store } from './keeper-link.js';
+import type { KeptItem, Store } from './keeper-link.js';
 import type { Limits } from './limits.js';
 import type { MemoryUse } from './memory-use.js';
 import { errorReply, reportOf } from './phases.js';
@@ -69,6 +69,8 @@ export interface HostShared {
   heldFds: number;
   /** What outlives this luod. */
   readonly store: Store;
+  /** The kernel is being left: nothing may change any more. */
+  isFrozen: boolean;
   /** Cookies of the clients' ends of live sessions, which nobody may put into a session. */
   readonly sessionSockets: Set<bigint>;
 }
@@ -183,16 +185,25 @@ export class HostSession {
   ): HostSession {
     const { name, custody, createdAt } = record;
     const session = new HostSession({ ...options, name, custody, createdAt, peer: record });
+    let kept = 0;
     try {
-      for (const { token, fd, flbs } of files) session.#keep(token, new FdFile(fd), flbs);
+      for (const { token, fd, flbs } of files) {
+        session.#keep(token, new FdFile(fd), flbs);
+        // The session has a duplicate. One by one: twice as many descriptors as luod holds may be more than it can have.
+        kept++;
+        closeFd(fd);
+      }
       if (record.state !== 'owned') session.#handOver();
-      if (record.finished) now(session.#session.finish());
+      if (record.finished) {
+        now(session.#session.finish());
+        session.#dropFinished();
+      }
     } catch (error) {
       if (wireFd !== undefined) closeFd(wireFd);
       session.#end();
       throw error;
     } finally {
-      for (const { fd } of files) closeFd(fd);
+      for (const { fd } of files.slice(kept)) closeFd(fd);
     }
     session.#finished = record.finished;
     session.#state = record.state;
@@ -236,7 +247,7 @@ export class HostSession {
   }
 
   #open(own: number, cookie: string | undefined, skipTo: string | undefined): void {
-    const { lineBytes, stallMs } = this.#shared.limits;
+    const { lineBytes, queuedBytes, stallMs } = this.#shared.limits;
     if (cookie !== undefined) {
       this.#socket = BigInt(cookie);
       this.#shared.sessionSockets.add(this.#socket);
@@ -252,17 +263,30 @@ export class HostSession {
         },
       },
       // One descriptor is all that any request owns.
-      { lineBytes, stallMs, lineFds: 1 },
+      { lineBytes, sentLineBytes: queuedBytes, queuedBytes, stallMs, lineFds: 1 },
       { skipTo, refuses: true },
     );
   }
 
-  /** Tells a new keeper everything. */
+  /** As the store has it, itself first; descriptors borrowed. */
+  get items(): KeptItem[] {
+    const group = this.#group;
+    const fds = this.#wire === undefined ? [] : [this.#wire.fd];
+    return [
+      { group, item: 'session', record: this.#record(), fds },
+      ...Array.from(this.#files, ([token, { flbs }]) => ({
+        group,
+        item: `file ${token}`,
+        record: { token: String(token), flbs },
+        fds: [this.#fdOf(token)],
+      })),
+    ];
+  }
+
+  /** Tells the store everything: a new keeper, or what came from another kernel. */
   tellAgain(): void {
-    const { store } = this.#shared;
-    store.put(this.#group, 'session', this.#record(), this.#wire === undefined ? [] : [this.#wire.fd]);
-    for (const [token, { flbs }] of this.#files) {
-      store.put(this.#group, `file ${token}`, { token: String(token), flbs }, [this.#fdOf(token)]);
+    for (const { group, item, record, fds } of this.items) {
+      this.#shared.store.put(group, item, record as object, fds);
     }
   }
 
@@ -312,13 +336,13 @@ export class HostSession {
   #perform(request: SessionRequest, fds: readonly number[]): { body: object; fds: number[] } {
     switch (request.type) {
       case 'preserve_fd':
-        return this.#audited('preserve', request.token, () => this.#preserve(request, fds[0]));
+        return this.#changes('preserve', request.token, () => this.#preserve(request, fds[0]));
       case 'unpreserve_fd':
-        return this.#audited('unpreserve', request.token, () => this.#unpreserve(request));
+        return this.#changes('unpreserve', request.token, () => this.#unpreserve(request));
       case 'retrieve_fd':
         return this.#audited('retrieveFd', request.token, () => this.#retrieve(request.token));
       case 'finish':
-        return this.#audited('finish', undefined, () => this.#finish(request.reserved ?? 0));
+        return this.#changes('finish', undefined, () => this.#finish(request.reserved ?? 0));
       case 'get_name':
         return { body: { name: this.#session.getName({ reserved: request.reserved ?? 0 }) }, fds: [] };
       case 'close':
@@ -326,6 +350,13 @@ export class HostSession {
       case 'list':
         return { body: { state: this.#state, custody: this.custody, files: this.files }, fds: [] };
     }
+  }
+
+  #changes<T>(event: string, token: Token | undefined, work: () => T): T {
+    return this.#audited(event, token, () => {
+      requireThawed(this.#shared, { operation: event, session: this.name });
+      return work();
+    });
   }
 
   #audited<T>(event: string, token: Token | undefined, work: () => T): T {
@@ -449,10 +480,15 @@ export class HostSession {
   #finish(reserved: number): { body: object; fds: number[] } {
     now(this.#session.finish({ reserved }));
     this.#finished = true;
+    // In one word, before the first file goes: a luod that dies between two must not leave the others to the next owner.
+    this.#shared.store.amend(this.#group, 'session', this.#record());
+    this.#dropFinished();
+    return NOTHING;
+  }
+
+  #dropFinished(): void {
     for (const token of this.#files.keys()) this.#shared.store.drop(this.#group, `file ${token}`);
     this.#forget();
-    this.#shared.store.amend(this.#group, 'session', this.#record());
-    return NOTHING;
   }
 
   #forget(): void {
@@ -536,10 +572,18 @@ function memoryOf(file: FdFile | undefined): number {
   return file?.facts?.kind === 'memfd' ? Number(file.facts.details.size) : 0;
 }
 
+/** @throws {LiveUpdateError} EBUSY while the kernel is being left. */
+export function requireThawed({ isFrozen }: HostShared, context: ErrorContext): void {
+  if (isFrozen) throw new LiveUpdateError('EBUSY', 'the kernel is being replaced', context);
+}
+
 /** @throws {LiveUpdateError} EMFILE when luod may hold no more. */
-export function requireFd({ limits, heldFds, sessionSockets }: HostShared, context: ErrorContext): void {
-  // A session's own wire takes one as well.
-  const taken = heldFds + sessionSockets.size;
+export function requireFd(
+  { limits, heldFds, sessionSockets, claims }: HostShared,
+  context: ErrorContext,
+): void {
+  // A session's own wire takes one as well, and so does a file that can be known only by comparing.
+  const taken = heldFds + sessionSockets.size + claims.fds;
   if (taken < limits.heldFds) return;
   throw new LiveUpdateError('EMFILE', `luod holds ${taken} descriptors, all that it may`, context);
 }

@@ -17,6 +17,7 @@ import {
   type HostShared,
   type Peer,
   requireFd,
+  requireThawed,
   type SessionRecord,
   sessionRecord,
 } from './host-session.js';
@@ -73,7 +74,12 @@ export class HostSessions {
     });
     const { flbs } = this;
     const memory = new MemoryUse(options.limits.bytesPerUid);
-    const none = { claims: new FileClaims(), heldFds: 0, sessionSockets: new Set<bigint>() };
+    const none = {
+      claims: new FileClaims(),
+      heldFds: 0,
+      sessionSockets: new Set<bigint>(),
+      isFrozen: false,
+    };
     this.#shared = { ...options, ...none, flbs, memory };
   }
 
@@ -110,6 +116,7 @@ export class HostSessions {
     return this.#audited('create', peer, name, () => {
       const context = { operation: 'create_session', session: String(name) };
       checkName(name, context);
+      requireThawed(this.#shared, context);
       const user = this.#user(peer.uid);
       if (user.owned.has(name))
         throw new LiveUpdateError('EEXIST', 'an owner has a session of this name', context);
@@ -154,12 +161,16 @@ export class HostSessions {
   /**
    * Gives up what was left under a name, with all files; nobody's living session.
    * @param uid Whose.
+   * @param isOperator Whether `peer` may drop what is another user's.
    * @returns how many sessions.
-   * @throws {LiveUpdateError} ENOENT when nothing was left; EBUSY when it is claimed.
+   * @throws {LiveUpdateError} EACCES for another user's; ENOENT when nothing was left; EBUSY when it is claimed.
    */
-  drop(peer: Peer, uid: number, name: string): number {
+  drop(peer: Peer, uid: number, name: string, isOperator: boolean): number {
     return this.#audited('drop', peer, name, () => {
       const context = { operation: 'drop_session', session: name };
+      if (uid !== peer.uid && !isOperator)
+        throw new LiveUpdateError('EACCES', "only an operator may drop another user's session", context);
+      requireThawed(this.#shared, context);
       const left = this.#users.get(uid)?.left.get(name);
       if (left === undefined)
         throw new LiveUpdateError('ENOENT', `uid ${uid} left no session of this name`, context);
@@ -193,6 +204,42 @@ export class HostSessions {
     if (session.state === 'owned') user.owned.set(session.name, session);
     else this.#leave(user, session);
     return session;
+  }
+
+  /** As the store has them, FLBs first; descriptors borrowed. */
+  get items(): KeptItem[] {
+    return [...this.flbs.items, ...Array.from(this.sessions(), ({ items }) => items).flat()];
+  }
+
+  /** From now on no session changes but by the end of its owner: EBUSY. A session may be retrieved, and files from it. */
+  freeze(): void {
+    this.#shared.isFrozen = true;
+  }
+
+  unfreeze(): void {
+    this.#shared.isFrozen = false;
+  }
+
+  /**
+   * Takes in what the previous kernel kept, into the store as well.
+   * @param items Owns their descriptors.
+   * @returns how many sessions.
+   * @throws {LiveUpdateError} the errno of what cannot be kept any more; what came before it is there.
+   */
+  arrive(items: readonly KeptItem[]): number {
+    const groups = new Map<string, KeptItem[]>();
+    for (const item of items) {
+      if (item.item === 'flb') this.flbs.restore(item);
+      else groups.set(item.group, [...(groups.get(item.group) ?? []), item]);
+    }
+    this.flbs.tellAgain();
+    for (const own of groups.values()) {
+      // Numbers are this luod's, which may have sessions already.
+      const group = `${GROUP}${this.#next++}`;
+      this.restore(own.map((item) => ({ ...item, group }))).tellAgain();
+    }
+    this.flbs.settle(() => false);
+    return groups.size;
   }
 
   #audited<T>(event: string, peer: Peer, session: string, work: () => T): T {
@@ -259,9 +306,12 @@ export class HostSessions {
     for (const session of this.sessions()) session.tellAgain();
   }
 
-  /** Gives everything up. */
+  /** Gives everything up: luod ends. */
   close(): void {
-    for (const session of [...this.sessions()]) session.drop();
+    for (const session of [...this.sessions()]) {
+      session.drop();
+      session.audit('release', 'ok');
+    }
     this.flbs.close();
   }
 }

@@ -5,6 +5,7 @@
  *     token 0    the map: a JSON text (`ServiceMap`)
  *     token 1    what the image handed over, as from image to image (handover/layout.ts)
  *     token 2..  the memfds, in the order of the map's descriptors
+ *   session `luod:(clients)`, what clients keep with luod (kernel-clients.ts)
  *   session `luod`
  *     token 0    the index: a JSON text (`KernelIndex`) of the sessions above
  *
@@ -38,13 +39,17 @@ const listenerAddress = z.union([
   }),
 ]);
 
+/** What stands for a descriptor in the next kernel. */
+export const descriptorInMap = z.union([
+  z.object({ memfd: z.string().regex(/^\d+$/) }),
+  z.object({ listener: listenerAddress }),
+]);
+
 export const serviceMap = z.object({
   version: z.literal(MAP_VERSION),
   service: z.string(),
   generation: z.number().int().positive(),
-  descriptors: z.array(
-    z.union([z.object({ memfd: z.string().regex(/^\d+$/) }), z.object({ listener: listenerAddress })]),
-  ),
+  descriptors: z.array(descriptorInMap),
 });
 
 const kernelIndex = z.object({

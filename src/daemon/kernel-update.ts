@@ -25,7 +25,8 @@ import {
 } from '../linux/kexec.js';
 import type { LiveupdateDevice, LiveupdateSession } from '../linux/liveupdate.js';
 import type { Departure } from './departure.js';
-import type { HostSessionStatus } from './host-sessions.js';
+import type { HostSessions } from './host-sessions.js';
+import { CLIENTS, KernelClientsWriter } from './kernel-clients.js';
 import { openKernelDevice } from './kernel-device.js';
 import { kernelSessions } from './kernel-index.js';
 import { writeKernelIndex } from './kernel-map.js';
@@ -58,6 +59,8 @@ export interface KexecResult {
   readonly dryRun: boolean;
   /** What crosses. */
   readonly services: { service: string; generation: number; sessions: string[]; memfds: number }[];
+  /** Of what clients keep with luod. */
+  readonly clients: { readonly sessions: number; readonly memfds: number };
   readonly left: LeftBehind[];
   /** Milliseconds of each phase that was begun. */
   readonly phases: Partial<Record<KexecPhase, number>>;
@@ -75,7 +78,7 @@ interface Traveller {
 export interface KernelUpdateOptions {
   readonly services: readonly Service[];
   /** Sessions that clients keep with luod. */
-  readonly hosted: readonly HostSessionStatus[];
+  readonly hosted: HostSessions;
   readonly version: string;
   readonly request: KexecRequest;
   /** Told of each phase as it begins. */
@@ -88,6 +91,8 @@ export class KernelUpdate {
   readonly #options: KernelUpdateOptions;
   readonly #travellers: Traveller[] = [];
   readonly #left: LeftBehind[] = [];
+  #clients: KernelClientsWriter | undefined;
+  #clientsLeft: LeftBehind[] = [];
   readonly #phases: Partial<Record<KexecPhase, number>> = {};
   #phase: KexecPhase = 'load';
   #phaseStarted = performance.now();
@@ -162,14 +167,8 @@ export class KernelUpdate {
       const what = `the session '${session}' of the previous kernel, which nobody has claimed`;
       this.#left.push({ service, what });
     }
-    for (const { session, uid, files } of this.#options.hosted) {
-      if (files.length === 0) continue;
-      this.#left.push({
-        service: `uid ${uid}`,
-        session,
-        what: `${files.length} files that a client keeps with luod`,
-      });
-    }
+    this.#clients = new KernelClientsWriter(device);
+    this.#clientsLeft = this.#clients.take(this.#options.hosted.items);
     for (const service of services) {
       if (!service.isRunning) continue;
       if (!service.usesLiveupdate) {
@@ -196,6 +195,7 @@ export class KernelUpdate {
   #leftNow(): LeftBehind[] {
     return [
       ...this.#left,
+      ...this.#clientsLeft,
       ...this.#travellers.flatMap(({ service, left }) =>
         left.map((one) => ({ service: service.name, ...one })),
       ),
@@ -222,6 +222,9 @@ export class KernelUpdate {
       traveller.image = image;
       traveller.left = left;
     }
+    const { hosted } = this.#options;
+    hosted.freeze();
+    this.#clientsLeft = this.#clients?.take(hosted.items) ?? [];
     // Somebody may have connected since.
     this.#requireLeave();
   }
@@ -231,16 +234,21 @@ export class KernelUpdate {
     for (const { departure, writer, image } of this.#travellers) {
       writer.complete(image as Image, departure.records, departure.image.generation);
     }
+    this.#clients?.complete();
+    const services = this.#travellers.map(({ service, departure, writer }) => ({
+      service: service.name,
+      session: writer.session.name,
+      generation: departure.image.generation,
+      command: [...departure.image.command],
+      memfds: writer.memfds,
+    }));
+    const { session, memfds = 0 } = this.#clients ?? {};
+    if (session !== undefined)
+      services.push({ service: CLIENTS, session: session.name, generation: 0, command: [], memfds });
     this.#index = writeKernelIndex(device, {
       luod: this.#options.version,
       savedAt: Date.now(),
-      services: this.#travellers.map(({ service, departure, writer }) => ({
-        service: service.name,
-        session: writer.session.name,
-        generation: departure.image.generation,
-        command: [...departure.image.command],
-        memfds: writer.memfds,
-      })),
+      services,
     });
   }
 
@@ -260,6 +268,8 @@ export class KernelUpdate {
   /** Everything as it was. */
   async #takeBack(reason: ErrorReport): Promise<void> {
     this.#index?.close();
+    this.#clients?.[Symbol.dispose]();
+    this.#options.hosted.unfreeze();
     for (const { service, departure, writer } of this.#travellers.reverse()) {
       writer[Symbol.dispose]();
       await service.stay(departure, reason);
@@ -278,6 +288,7 @@ export class KernelUpdate {
         sessions: [...departure.sessions].map(({ name }) => name),
         memfds: writer.memfds,
       })),
+      clients: { sessions: this.#clients?.sessions ?? 0, memfds: this.#clients?.memfds ?? 0 },
       left: this.#leftNow(),
       phases: this.#phases,
       ...(error === undefined ? {} : { error }),

@@ -13,8 +13,12 @@ export interface Limits {
   readonly heldFds: number;
   /** Bytes of memory kept for one user, by the sizes that memfds had when they were kept. ENOSPC. */
   readonly bytesPerUid: number;
-  /** Bytes of one message. EMSGSIZE, and the connection ends. */
+  /** Bytes of one message to luod. EMSGSIZE, and the connection ends. */
   readonly lineBytes: number;
+  /** Bytes of answers and events that a client does not read. The connection ends. */
+  readonly queuedBytes: number;
+  /** Programs' names that one connection is subscribed as. ENOSPC. */
+  readonly subscriptionsPerClient: number;
   /** Milliseconds from the first byte of a message to its last. ETIMEDOUT, and the connection ends. */
   readonly stallMs: number;
 }
@@ -25,9 +29,9 @@ const RESERVE = 512;
 /**
  * The defaults on this process: what RLIMIT_NOFILE leaves after the clients and a reserve, so that no limit of the system is met
  * before luod's own.
+ * @param clients Connections at one time.
  */
-export function defaultLimits(): Limits {
-  const clients = 1000;
+export function defaultLimits(clients = 1000): Limits {
   const free = Math.max(0, fdHeadroom() - RESERVE - clients);
   return {
     clients,
@@ -36,6 +40,8 @@ export function defaultLimits(): Limits {
     heldFds: free,
     bytesPerUid: Math.floor(totalmem() / 2),
     lineBytes: 1 << 20,
+    queuedBytes: 16 << 20,
+    subscriptionsPerClient: 100,
     stallMs: 10_000,
   };
 }

@@ -24,8 +24,9 @@ import type { HostSession } from './host-session.js';
 import { GROUP, HostSessions } from './host-sessions.js';
 import type { ImageProcess } from './image-process.js';
 import { type KeptItem, type LastingStore, noStore, type Store } from './keeper-link.js';
+import { KernelClients } from './kernel-clients.js';
 import { askKernel } from './kernel-device.js';
-import { recoverKernelIndex } from './kernel-index.js';
+import { markKernelSession, recoverKernelIndex } from './kernel-index.js';
 import { openLastingStore } from './lasting-store.js';
 import { defaultLimits, type Limits } from './limits.js';
 import { type LuodStatus, type SessionStatus, sessionsOf } from './luod-status.js';
@@ -99,6 +100,7 @@ export class Luod {
     });
     this.#agents = new Agents({
       sessions: this.#hosted,
+      limit: this.#limits.subscriptionsPerClient,
       changed: ({ group }, subscriptions) => this.#store.amend(group, 'socket', { subscriptions }),
     });
     const { version, log, manager } = options;
@@ -262,6 +264,21 @@ export class Luod {
     this.#options.log(`the previous kernel keeps ${names || 'nothing'} for their services`);
   }
 
+  /**
+   * Takes over what clients kept with the luod before a kexec: orphans, for their next owners.
+   * @throws {LiveUpdateError} EIO, EINVAL, EBUSY: it stays with the kernel, or, once taken, with this process for as long as it lives.
+   */
+  async recoverClients(): Promise<void> {
+    const came = await askKernel(KernelClients.take, (error) => this.#busy(error));
+    if (came === undefined) return;
+    const { log } = this.#options;
+    for (const lost of came.lost) log(`a client's listener could not be made again: ${lost}`);
+    const count = this.#hosted.arrive(came.items);
+    came.finish();
+    markKernelSession(came.session, undefined);
+    log(`took over ${count} sessions of clients from the previous kernel`);
+  }
+
   #busy({ message }: LiveUpdateError): void {
     this.#options.log(
       `${message}; what the previous kernel may have kept stays there: start luod again without it`,
@@ -277,7 +294,7 @@ export class Luod {
     const restored = this.#restored.delete(options.name) ? this.#services.find(options.name) : undefined;
     if (restored === undefined)
       return workers === 0 ? this.#services.run(options) : this.#services.runWorkers(options, workers);
-    restored.runNext(options.command);
+    restored.runNext(options.command, options.health);
     const isGroup = restored instanceof WorkerGroup;
     const before = isGroup ? restored.count : 0;
     if (before !== workers) {
@@ -351,7 +368,7 @@ export class Luod {
     const isOperator = peer.uid === process.getuid?.() || peer.uid === 0;
     const agent: AgentConnection = { group, peer, send: (message, fds) => client.wire?.send(message, fds) };
     const client: Client = { group, peer, wire: undefined, image: undefined, isOperator, agent };
-    const { lineBytes, stallMs } = this.#limits;
+    const { lineBytes, queuedBytes, stallMs } = this.#limits;
     client.wire = new Wire(
       fd,
       {
@@ -361,7 +378,8 @@ export class Luod {
           client.image?.disconnected();
         },
       },
-      { lineBytes, stallMs },
+      // A list may be longer than what a client may say.
+      { lineBytes, sentLineBytes: queuedBytes, queuedBytes, stallMs },
       { skipTo: isRestored ? 'resume' : undefined, refuses: true },
     );
     this.#clients.add(client);

@@ -24,9 +24,12 @@ export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
 export const DEFAULT_LEAVE_MS = 10_000;
 export const DEFAULT_DRAIN_MS = 30_000;
 
+/** Where an update can fail: health is before the freeze, watch after the commit. */
+export type UpdatePhase = Phase | 'health' | 'watch';
+
 /** A failure of a phase; `LiveUpdateError` with the phase beside it. */
 export interface Failure {
-  readonly phase: Phase;
+  readonly phase: UpdatePhase;
   readonly error: ErrorReport;
 }
 
@@ -41,7 +44,7 @@ export class PhaseError extends Error {
 
 export class Phases {
   readonly #deadlines: Deadlines;
-  readonly #started = performance.now();
+  #started = performance.now();
   readonly #failure = withResolvers<Failure>();
 
   constructor(deadlines: Deadlines) {
@@ -71,6 +74,22 @@ export class Phases {
       return await Promise.race([event, failure]);
     } finally {
       clearTimeout(timer);
+    }
+  }
+
+  /**
+   * Waits for work that has limits of its own; its time does not count in the total.
+   * @throws {PhaseError} the failure that was reported meanwhile.
+   */
+  async during<T>(work: Promise<T>): Promise<T> {
+    const began = performance.now();
+    const failure = this.#failure.promise.then((reason) => {
+      throw new PhaseError(reason);
+    });
+    try {
+      return await Promise.race([work, failure]);
+    } finally {
+      this.#started += performance.now() - began;
     }
   }
 }

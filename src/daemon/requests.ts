@@ -1,6 +1,7 @@
 /** What may be asked of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
+import { healthWords } from './health.js';
 import { requestId } from './session-requests.js';
 import { MAX_WORKERS } from './worker-names.js';
 
@@ -79,6 +80,9 @@ const update = z.object({
   service: target,
   command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
   deadlines,
+  health: healthWords.optional(),
+  /** The answer comes when the watch after the commit is over. */
+  wait: z.boolean().optional(),
   /** Of a group: all workers at once. */
   together: z.boolean().optional(),
   /** Asked again of a luod that took over, a request with the same key is not done twice. */
@@ -98,6 +102,7 @@ const start = z.object({
   fresh: z.boolean().optional(),
   /** So many processes, each a service of its own. */
   workers: z.number().int().positive().max(MAX_WORKERS).optional(),
+  health: healthWords.optional(),
   retry: z.boolean().optional(),
 });
 
@@ -113,9 +118,13 @@ const rollback = z.object({
   id,
   service: target,
   deadlines,
+  health: healthWords.optional(),
+  wait: z.boolean().optional(),
   together: z.boolean().optional(),
   key: z.string().max(100).optional(),
 });
+
+const history = z.object({ type: z.literal('history'), id, service: z.string().max(100).optional() });
 
 /** Checked by the contract itself, so that a bad one is answered as the kernel answers it. */
 const name = z.string().max(1000);
@@ -176,6 +185,7 @@ const request = z.discriminatedUnion('type', [
   stop,
   update,
   rollback,
+  history,
   kexec,
   goodbye,
   selfUpdate,
@@ -209,7 +219,9 @@ const imageMessage = z.discriminatedUnion('type', [
   }),
   z.object({ type: z.literal('release'), session }),
   z.object({ type: z.literal('ready') }),
-  z.object({ type: z.literal('preserved'), bytes: z.number(), left }),
+  z.object({ type: z.literal('preserved'), bytes: z.number(), left, rolls: z.boolean().optional() }),
+  z.object({ type: z.literal('rolled'), connections: z.number().int().nonnegative() }),
+  z.object({ type: z.literal('gaveBack') }),
   z.object({ type: z.literal('frozen'), left }),
   z.object({
     type: z.literal('finished'),
@@ -223,7 +235,7 @@ const imageMessage = z.discriminatedUnion('type', [
     dropped: z.array(z.string()),
     unfinished: z.array(z.string()),
   }),
-  z.object({ type: z.literal('unfrozen') }),
+  z.object({ type: z.literal('unfrozen'), lost: z.number().int().nonnegative().optional() }),
   z.object({ type: z.literal('lingering'), connections: z.number().int().nonnegative() }),
   z.object({ type: z.literal('resume') }),
   z.object({ type: z.literal('updating') }),

@@ -1,12 +1,15 @@
 /**
  * A service as the keeper has it: one group, with an item for the service itself, one for each of its processes, one for each
- * thing that is held for it, and one for an update under way. From these the next luod goes on where the last one was killed.
+ * thing that is held for it, one for an update under way, and one for the updates that are over. From these the next luod goes on where the last one was killed.
  */
 import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from '../linux/fd.js';
 import type { Held } from './custody.js';
+import { healthWords } from './health.js';
 import type { KeptItem, Store } from './keeper-link.js';
+import { probationRecord } from './probation.js';
+import { askedRecord, type HistoryEntry, historyRecord } from './update-history.js';
 
 /** Services' groups in the keeper: this and the name. */
 export const SERVICE_GROUP = 'service ';
@@ -39,6 +42,8 @@ const serviceRecord = z.object({
   updateKey: z.string().optional(),
   lastKey: z.string().optional(),
   lastUpdate: z.unknown(),
+  health: healthWords.optional(),
+  probation: probationRecord.optional(),
 });
 
 const imageRecord = z.object({
@@ -75,6 +80,7 @@ const updateRecord = z.object({
   }),
   /** Whether the old image was told to freeze: from then on the images may finish the update by themselves. */
   freezing: z.boolean(),
+  asked: askedRecord.optional(),
 });
 
 /** Which worker of which group a service is. */
@@ -93,6 +99,8 @@ export interface RestoredService {
   readonly images: readonly RestoredImage[];
   readonly held: readonly (Held & { readonly session: string })[];
   readonly update: (UpdateRecord & { readonly commitFd: number }) | undefined;
+  /** The oldest first. */
+  readonly history: readonly HistoryEntry[];
 }
 
 /** Writes one service's items. */
@@ -136,6 +144,10 @@ export class ServiceStore {
     else this.#store.put(this.#group, 'update', record, [commitFd]);
   }
 
+  history(record: { entries: HistoryEntry[] }): void {
+    this.#store.put(this.#group, 'history', record, []);
+  }
+
   dropUpdate(): void {
     this.#store.drop(this.#group, 'update');
   }
@@ -150,11 +162,13 @@ export function parseService(items: readonly KeptItem[]): RestoredService {
   try {
     let service: ServiceRecord | undefined;
     let update: RestoredService['update'];
+    let history: readonly HistoryEntry[] = [];
     const images: RestoredImage[] = [];
     const held: (Held & { session: string })[] = [];
     for (const { item, record, fds } of items) {
       if (item === 'service') service = serviceRecord.parse(record);
       else if (item === 'update') update = { ...updateRecord.parse(record), commitFd: first(fds) };
+      else if (item === 'history') history = historyRecord.parse(record).entries;
       else if (item.startsWith('image ')) images.push({ ...imageRecord.parse(record), pidfd: fds[0] });
       else if (item.startsWith('held ')) {
         const { session, compatible, bytes, since } = heldRecord.parse(record);
@@ -162,7 +176,7 @@ export function parseService(items: readonly KeptItem[]): RestoredService {
       }
     }
     if (service === undefined) throw new LiveUpdateError('EINVAL', 'items without their service');
-    return { service, images, held, update };
+    return { service, images, held, update, history };
   } catch (error) {
     for (const { fds } of items) for (const fd of fds) closeFd(fd);
     if (error instanceof LiveUpdateError) throw error;

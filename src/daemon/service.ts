@@ -26,14 +26,33 @@ import { Backoff } from './backoff.js';
 import { Custody } from './custody.js';
 import { Departure } from './departure.js';
 import type { ServiceEvent } from './events.js';
+import {
+  type Candidate,
+  type HealthPolicy,
+  type HealthWords,
+  hasGate,
+  passGate,
+  policyOf,
+  TRUSTED,
+} from './health.js';
 import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
 import type { Store } from './keeper-link.js';
+import { endKeptChildren } from './kept-children.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { type LingererStatus, Lingerers } from './lingerers.js';
-import { DEFAULT_DEADLINES, DEFAULT_DRAIN_MS, type Deadlines, reportOf } from './phases.js';
+import {
+  DEFAULT_DEADLINES,
+  DEFAULT_DRAIN_MS,
+  DEFAULT_LEAVE_MS,
+  type Deadlines,
+  exitReport,
+  reportOf,
+} from './phases.js';
 import { type RestoredService, ServiceStore, type WorkerOf } from './service-record.js';
+import { isSame, Trial, type WayBack } from './trial.js';
 import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';
+import type { Asked, HistoryEntry } from './update-history.js';
 
 const PLAIN_START_MS = 1000;
 const STOP_MS = 10_000;
@@ -56,6 +75,8 @@ export interface ServiceOptions {
   readonly restart: RestartPolicy;
   /** Restarts in a row before luod gives up. */
   readonly maxRestarts: number;
+  /** What every update of it is to pass, unless the update says otherwise. */
+  readonly health?: HealthWords | undefined;
   readonly log: (line: string) => void;
   /** Takes what the previous kernel left for the service. */
   readonly arrival: (service: string) => Promise<KernelArrival | undefined>;
@@ -70,6 +91,11 @@ export interface UpdateRequest {
   readonly deadlines?: Deadlines | undefined;
   /** By which the same request is known when it is asked again of a luod that took over. */
   readonly key?: string | undefined;
+  readonly health?: HealthWords | undefined;
+  /** Who asks, for the history. */
+  readonly by?: string | undefined;
+  /** Answer when the watch after the commit is over. */
+  readonly wait?: boolean | undefined;
   /** See `UpdateOptions.meeting`. */
   readonly meeting?: UpdateOptions['meeting'];
 }
@@ -94,6 +120,10 @@ export interface ServiceStatus {
   /** Old images that serve what could not cross to its end. */
   readonly lingering: LingererStatus[];
   readonly lastUpdate: UpdateResult | null;
+  /** What its updates pass, unless they are told otherwise. */
+  readonly health: HealthPolicy;
+  /** The watch over the last update, while it lasts, and to which command luod goes back if it fails. */
+  readonly watch: Trial['status'];
 }
 
 export class Service {
@@ -131,7 +161,8 @@ export class Service {
   #isOwed = false;
   #wasReady = false;
   #restarts = 0;
-  #lastUpdate: UpdateResult | null = null;
+  #health: HealthWords | undefined;
+  readonly #trial: Trial;
   #timer: NodeJS.Timeout | undefined;
   #stopSignal: NodeJS.Signals | undefined;
   /** Who waits to know whether the program that was started comes to serve. */
@@ -145,7 +176,17 @@ export class Service {
     this.name = options.name;
     this.#options = options;
     this.#command = options.command;
+    this.#health = options.health;
     this.#store = new ServiceStore(options.store, options.name);
+    this.#trial = new Trial({
+      log: (line) => this.#log(line),
+      note: () => this.#note(),
+      serving: () => (this.#state === 'serving' ? this.#current : undefined),
+      candidate: (image, stage) => this.#candidate(image, stage),
+      goBack: (image, command, asked) =>
+        this.#replace(image, command, deadlinesOfGoingBack(asked.total), asked),
+      keep: (record) => this.#store.history(record),
+    });
     this.custody = new Custody(this.#store, (session, error) =>
       this.#log(
         `'${session}' is held, but not beyond luod's own end: ${LiveUpdateError.from(error).message}`,
@@ -211,7 +252,9 @@ export class Service {
       restarts: this.#restarts,
       updateKey: this.#updateKey,
       lastKey: this.#lastKey,
-      lastUpdate: this.#lastUpdate,
+      lastUpdate: this.#trial.last,
+      health: this.#health,
+      probation: this.#trial.record,
     });
   }
 
@@ -235,6 +278,7 @@ export class Service {
     for (const image of [this.#current, this.#successor, ...this.#lingerers])
       if (image !== undefined) this.#noteProcess(image);
     this.custody.tellAgain();
+    this.#trial.history.note();
     if (this.#update instanceof Update) this.#update.tellAgain();
   }
 
@@ -287,7 +331,7 @@ export class Service {
    */
   static restore(
     options: Omit<ServiceOptions, 'name' | 'command' | 'cwd' | 'fresh' | 'restart' | 'maxRestarts'>,
-    { service: record, images, held, update }: RestoredService,
+    { service: record, images, held, update, history }: RestoredService,
     connect: (image: ImageProcess, group: string) => void,
   ): Service {
     const service = new Service({ ...options, ...record });
@@ -297,7 +341,9 @@ export class Service {
     service.#restarts = record.restarts;
     service.#updateKey = record.updateKey;
     service.#lastKey = record.lastKey;
-    service.#lastUpdate = record.lastUpdate as UpdateResult | null;
+    service.#trial.last = record.lastUpdate as UpdateResult | null;
+    service.#trial.history.restore(history);
+    if (record.probation !== undefined) service.#trial.restore(record.probation);
     for (const { session, ...one } of held) service.custody.restore(session, one);
     // An image that did not have it all yet claims it again from this luod.
     if (record.isOwed) service.#arrival = options.arrival(record.name);
@@ -328,6 +374,7 @@ export class Service {
     const old = this.#current;
     const successor = this.#successor;
     if (update !== undefined && old !== undefined && successor !== undefined) {
+      this.#trial.asked = update.asked;
       const options = this.#updateOptions(old, successor, update.command, update.deadlines);
       this.#state = 'updating';
       this.#update = Update.resume(options, update);
@@ -348,6 +395,7 @@ export class Service {
     this.#enter(state === 'updating' || state === 'restarting' ? 'serving' : state);
     if (this.#state === 'starting') this.#watchStart();
     this.#log(`generation ${old.generation}, pid ${old.pid}, was taken over from the luod before`);
+    this.#trial.watch();
   }
 
   #log(line: string): void {
@@ -433,7 +481,8 @@ export class Service {
   #take(image: ImageProcess, message: ImageToLuod): void {
     if (message.type === 'update') {
       // The secret makes it this image's own.
-      this.update({ command: message.command, key: `${image.secret} ${message.id}` }).then(
+      const by = `the program, pid ${image.pid}`;
+      this.update({ command: message.command, key: `${image.secret} ${message.id}`, by }).then(
         (result) => this.#answer(image, message.id, result),
         (error: unknown) => this.#answer(image, message.id, { error: reportOf(error) }),
       );
@@ -478,6 +527,7 @@ export class Service {
         this.#log(`the previous kernel's session: ${LiveUpdateError.from(error).message}`),
       );
     }
+    this.#trial.watch();
   }
 
   /**
@@ -485,48 +535,88 @@ export class Service {
    * @throws {LiveUpdateError} EBUSY while an update runs or the service is not serving; ESRCH when it has ended.
    */
   async update(request: UpdateRequest): Promise<UpdateResult> {
-    const { key } = request;
-    if (key !== undefined) {
-      if (key === this.#lastKey && this.#lastUpdate !== null) return this.#lastUpdate;
-      if (key === this.#updateKey && this.#updating !== undefined) return await this.#updating;
+    return await this.#answerTo(request, 'update', policyOf(this.#health, request.health));
+  }
+
+  async #answerTo(request: UpdateRequest, kind: Asked['kind'], policy: HealthPolicy): Promise<UpdateResult> {
+    const { key, by = 'luod', deadlines = DEFAULT_DEADLINES } = request;
+    let result: UpdateResult;
+    if (key !== undefined && key === this.#lastKey && this.#trial.last !== null) result = this.#trial.last;
+    else if (key !== undefined && key === this.#updateKey && this.#updating !== undefined) {
+      result = await this.#updating;
+    } else {
+      const old = this.#servingImage();
+      this.#updateKey = key;
+      const asked = { kind, by, at: new Date().toISOString(), policy, total: deadlines.total };
+      const command = request.command ?? this.#command;
+      result = await this.#replace(old, command, deadlines, asked, request.meeting);
     }
-    const old = this.#servingImage();
-    const command = request.command ?? this.#command;
-    this.#updateKey = key;
+    return request.wait === true ? await this.#trial.verdict(result) : result;
+  }
+
+  #replace(
+    old: ImageProcess,
+    command: readonly string[],
+    deadlines: Deadlines,
+    asked: Asked,
+    meeting?: UpdateOptions['meeting'],
+  ): Promise<UpdateResult> {
+    this.#trial.asked = asked;
     this.#enter('updating');
     this.#updating = old.isConnected
-      ? this.#carry(old, command, request.deadlines ?? DEFAULT_DEADLINES, request.meeting)
+      ? this.#carry(old, command, deadlines, meeting)
       : this.#restartPlainly(old, command);
-    return await this.#updating;
+    return this.#updating;
   }
 
   /**
-   * Updates to what ran before the last update.
+   * Updates to what ran before the last update; after an automatic rollback, to what ran before the version that runs again, and never
+   * to the one that was found bad. What ran was good once, so the service's own checks do not stand in its way; the request's do.
    * @throws {LiveUpdateError} ENOENT when there was none; as `update`.
    */
   async rollback(request: Omit<UpdateRequest, 'command'>): Promise<UpdateResult> {
     const isAgain =
       request.key !== undefined && (request.key === this.#updateKey || request.key === this.#lastKey);
     if (this.#previous === undefined && !isAgain) {
-      const text = `'${this.name}' was not updated to another command yet, so there is nothing to go back to`;
+      const text = `no other good command of '${this.name}' ran before the one that runs now, so there is nothing to go back to`;
       throw new LiveUpdateError('ENOENT', text, { operation: 'rollback' });
     }
-    return await this.update({ ...request, command: this.#previous });
+    const policy = policyOf(TRUSTED, request.health);
+    return await this.#answerTo({ ...request, command: this.#previous }, 'rollback', policy);
   }
 
-  #finished(result: UpdateResult): UpdateResult {
-    this.#lastUpdate = result;
-    this.#lastKey = this.#updateKey;
+  /** An update is over; what follows from that comes next. */
+  #finished(result: UpdateResult, command: readonly string[], from: number, to: number): void {
+    if (this.#trial.over(result, command, from, to)) this.#lastKey = this.#updateKey;
     this.#note();
-    return result;
   }
 
-  /** What the next start or update runs, when this luod was told another command than the one before it. */
-  runNext(command: readonly string[]): void {
+  /** Asks nothing any more, and waits until no check runs; `watchOn` takes it up again. For a luod that replaces itself. */
+  rest(): Promise<void> {
+    return this.#trial.rest();
+  }
+
+  watchOn(): void {
+    this.#trial.watch();
+  }
+
+  /** The updates, the last one first. */
+  get history(): HistoryEntry[] {
+    return this.#trial.history.entries;
+  }
+
+  #candidate(image: ImageProcess, stage: Candidate['stage']): Candidate {
+    const { cwd, socket } = this.#options;
+    return { service: this.name, generation: image.generation, pid: image.pid, cwd, socket, stage };
+  }
+
+  /** What the next start or update runs, and passes, when this luod was told another command than the one before it. */
+  runNext(command: readonly string[], health: HealthWords | undefined): void {
     const before = this.#command.join(' ');
+    this.#health = health;
     this.#adopt(command);
-    if (before === command.join(' ')) return;
     this.#note();
+    if (before === command.join(' ')) return;
     if (this.isRunning)
       this.#log(`goes on with '${before}'; the next start or update runs '${command.join(' ')}'`);
   }
@@ -534,8 +624,16 @@ export class Service {
   /** The command that runs from now on. */
   #adopt(command: readonly string[]): void {
     // The same command again is a new version of its files, and nothing to go back from.
-    if (command.join('\0') !== this.#command.join('\0')) this.#previous = this.#command;
+    if (!isSame(command, this.#command)) this.#previous = this.#command;
     this.#command = command;
+  }
+
+  /** Going back from a bad version. */
+  #takeWayBack(way: WayBack | undefined): boolean {
+    if (way === undefined) return false;
+    this.#command = way.command;
+    this.#previous = way.previous;
+    return true;
   }
 
   /** @throws {LiveUpdateError} EBUSY, ESRCH. */
@@ -622,14 +720,20 @@ export class Service {
     command: readonly string[],
     deadlines: Deadlines,
   ): UpdateOptions {
+    const { asked } = this.#trial;
+    const policy = asked?.policy;
     const note = (freezing: boolean, commitFd?: number) =>
-      this.#store.update({ command: [...command], deadlines, freezing }, commitFd);
+      this.#store.update({ command: [...command], deadlines, freezing, asked }, commitFd);
     return {
       service: this.name,
       old,
       successor,
       deadlines,
       notes: { begun: (commitFd) => note(false, commitFd), freezing: () => note(true) },
+      gate:
+        policy !== undefined && hasGate(policy)
+          ? (signal) => passGate(policy, this.#candidate(successor, 'ready'), signal)
+          : undefined,
     };
   }
 
@@ -669,8 +773,19 @@ export class Service {
     const finished = await update.run();
     if (finished.outcome.kind === 'committed' && old.exit === undefined)
       this.#lingerers.add(old, update.draining, update.drainMs);
+    const { result } = finished;
+    this.#finished(result, command, old.generation, successor.generation);
     this.#conclude(finished, old, successor, command);
-    return this.#finished(finished.result);
+    this.#trial.watch();
+    // By now it may be known that the new version died at once.
+    return this.#trial.isLast(result) ? (this.#trial.last as UpdateResult) : result;
+  }
+
+  /** `command` runs from now on in the place of `old`. */
+  #adoptNew(old: ImageProcess, command: readonly string[], result: UpdateResult, generation: number): void {
+    const previous = this.#previous;
+    this.#adopt(command);
+    this.#takeWayBack(this.#trial.committed(old, command, result, previous, generation));
   }
 
   #conclude(
@@ -688,7 +803,7 @@ export class Service {
     switch (outcome.kind) {
       case 'committed':
         this.#current = successor;
-        this.#adopt(command);
+        this.#adoptNew(old, command, result, successor.generation);
         this.#noteImage(successor);
         this.#store.dropUpdate();
         if (this.#lingerers.has(old)) this.#noteImage(old);
@@ -710,13 +825,20 @@ export class Service {
         this.#generation--;
         this.#enter('serving');
         this.#log(`rolled back, generation ${old.generation} serves on${reason}`);
+        this.#trial.calledOff(old, result.error);
         break;
       case 'lost':
         this.#store.dropUpdate();
         this.#forget(successor);
         this.#forget(old);
-        if (outcome.by === 'new') this.#adopt(command);
         this.#log(`update failed${reason}`);
+        // Going back, the command before is what is started again, whoever died.
+        if (outcome.by === 'new' || this.#trial.asked?.reason !== undefined)
+          this.#adoptNew(old, command, result, this.#generation + 1);
+        if (result.error !== undefined) {
+          const dead = outcome.by === 'new' ? successor : old;
+          this.#takeWayBack(this.#trial.died(dead, result.error, this.#generation + 1));
+        }
         this.#restartSoon();
         break;
     }
@@ -726,6 +848,7 @@ export class Service {
   async #restartPlainly(old: ImageProcess, command: readonly string[]): Promise<UpdateResult> {
     const started = performance.now();
     await this.#endPlainly(old);
+    const previous = this.#previous;
     this.#adopt(command);
     this.start();
     const image = this.#current as ImageProcess;
@@ -733,7 +856,7 @@ export class Service {
     this.#log(
       `restarted plainly, pid ${image.pid}: the program does not use liveupdate, so nothing was carried`,
     );
-    return this.#finished({
+    const result: UpdateResult = {
       ok: true,
       service: this.name,
       generation: image.generation,
@@ -746,7 +869,11 @@ export class Service {
       draining: 0,
       bytes: 0,
       carried: false,
-    });
+    };
+    this.#finished(result, command, old.generation, image.generation);
+    this.#takeWayBack(this.#trial.committed(old, command, result, previous, image.generation));
+    this.#note();
+    return result;
   }
 
   async #endPlainly(image: ImageProcess): Promise<void> {
@@ -760,6 +887,7 @@ export class Service {
   /** Forwards `signal` to the program and lets it end; after ten seconds it is killed. */
   stop(signal: NodeJS.Signals): void {
     this.#stopSignal = signal;
+    this.#trial.end();
     if (this.#state === 'updating') {
       this.#update?.cancel('luod was told to stop');
       return;
@@ -809,6 +937,12 @@ export class Service {
       this.#restartSoon();
       return;
     }
+    const isBad = this.#state !== 'stopping' && (failed || again);
+    const reason = exitReport('the new version', exit);
+    if (isBad && this.#takeWayBack(this.#trial.died(image, reason, this.#generation + 1))) {
+      this.#restartSoon();
+      return;
+    }
     if (this.#state === 'stopping' || !again || !this.#wasReady) {
       if (this.#state !== 'stopping' && failed)
         this.#log(this.#wasReady ? how : `${how} before it was ready`);
@@ -835,8 +969,12 @@ export class Service {
 
   #end(status: number): void {
     this.#state = 'stopped';
+    this.#trial.end();
     this.#tellServing();
     this.#lingerers.kill();
+    endKeptChildren(this.custody.entries(), (session, error) =>
+      this.#log(`'${session}' lives on: ${error.message}`),
+    );
     this.custody.clear();
     this.#store.drop();
     this.#tellChange();
@@ -866,9 +1004,16 @@ export class Service {
         ageSeconds: Math.round((now - since) / 1000),
       })),
       lingering: this.#lingerers.status(),
-      lastUpdate: this.#lastUpdate,
+      lastUpdate: this.#trial.last,
+      health: policyOf(this.#health),
+      watch: this.#trial.status,
     };
   }
+}
+
+/** A version that hangs does not answer when going back is called off, either. */
+function deadlinesOfGoingBack(total: number): Deadlines {
+  return { total, finish: Math.min(total, DEFAULT_LEAVE_MS) };
 }
 
 function signalNumber(signal: NodeJS.Signals | null): number {

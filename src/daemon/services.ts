@@ -10,7 +10,7 @@ import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { parseService } from './service-record.js';
-import { WorkerGroup } from './worker-group.js';
+import { healthOfWorker, WorkerGroup } from './worker-group.js';
 import { workerName } from './worker-names.js';
 
 /** What all services of a luod share. */
@@ -28,7 +28,7 @@ export interface ServicesOptions {
 /** What makes a service. */
 export type RunOptions = Pick<
   ServiceOptions,
-  'name' | 'command' | 'cwd' | 'restart' | 'maxRestarts' | 'fresh'
+  'name' | 'command' | 'cwd' | 'restart' | 'maxRestarts' | 'fresh' | 'health'
 >;
 
 /** What a name may stand for. */
@@ -105,7 +105,12 @@ export class Services implements Iterable<Service> {
     const indexes = running?.missing ?? Array.from({ length: count }, (_, at) => at + 1);
     for (const index of indexes) this.#checkFree(workerName(name, index));
     const started = indexes.map((index) =>
-      this.#start({ ...options, name: workerName(name, index), worker: { group: name, index, count } }),
+      this.#start({
+        ...options,
+        name: workerName(name, index),
+        health: healthOfWorker(options.health, index),
+        worker: { group: name, index, count },
+      }),
     );
     if (running === undefined)
       return this.#addGroup(new WorkerGroup(name, count, started, this.#options.log));

@@ -239,6 +239,16 @@ export class SharedFlbs {
     }
   }
 
+  /** As the store has them; descriptors borrowed. */
+  get items(): KeptItem[] {
+    return Array.from(this.#flbs.values(), (flb) => ({
+      group: group(flb),
+      item: 'flb',
+      record: record(flb),
+      fds: [flb.fd],
+    }));
+  }
+
   /** Tells a new keeper everything. */
   tellAgain(): void {
     for (const flb of this.#flbs.values()) this.#options.store.put(group(flb), 'flb', record(flb), [flb.fd]);

@@ -4,6 +4,7 @@
  *   phase      luod waits for                                      a failure here leads to
  *   spawn      the successor's hello                               rollback
  *   preserve   the old image's 'preserved' and the program's ready() rollback
+ *   health     the gate, if there is one: health.ts                rollback
  *   freeze     the old image's 'frozen'                            rollback
  *   retrieve   the successor's 'finished'                          rollback, unless the commit word is set
  *   finish     the old image's end                                 (committed: it is killed at the deadline)
@@ -19,7 +20,7 @@
  */
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
-import type { ImageToLuod, Phase } from '../handover/protocol.js';
+import type { ErrorReport, ImageToLuod } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Exit, ImageProcess } from './image-process.js';
@@ -34,6 +35,7 @@ import {
   Phases,
   reportOf,
   settles,
+  type UpdatePhase,
 } from './phases.js';
 
 export interface UpdateResult {
@@ -45,11 +47,23 @@ export interface UpdateResult {
   readonly toPid: number | undefined;
   /** Freeze start to sockets flowing; null when nothing was carried. */
   readonly blackoutMs: number | null;
-  readonly phases: { spawn: number; preserve: number; freeze: number; retrieve: number; finish: number };
+  readonly phases: {
+    spawn: number;
+    preserve: number;
+    /** Only when there was a gate. */
+    health?: number;
+    freeze: number;
+    retrieve: number;
+    finish: number;
+  };
   readonly files: number;
   readonly connections: number;
   /** Connections that could not cross, and that the old image serves to their end. */
   readonly draining: number;
+  /** Of `connections`, those that moved ahead of the cut (a rolling listener's). */
+  readonly moved?: number;
+  /** After a rollback: connections that ended with a new version that served them already and could not give them back. */
+  readonly lost?: number;
   readonly bytes: number;
   /** False for a program that does not use liveupdate: it was restarted in the plain way. */
   readonly carried: boolean;
@@ -57,8 +71,16 @@ export interface UpdateResult {
   readonly dropped?: readonly string[];
   readonly unfinished?: readonly string[];
   readonly rolledBack?: boolean;
-  readonly error?: { code: string; message: string; phase: Phase };
+  /**
+   * Learned after the commit: the new version was found bad. The command before runs again, in `generation`; or the same command was
+   * started again; or it serves on unhealthy.
+   */
+  readonly afterCommit?: 'rolledBack' | 'restarted' | 'servesOn';
+  readonly error?: { code: string; message: string; phase: UpdatePhase };
 }
+
+/** How long a new version may take to give back what it serves. */
+const GIVE_BACK_MS = 2000;
 
 /** What became of the service. */
 export type Outcome =
@@ -83,6 +105,11 @@ export interface UpdateOptions {
   readonly successor: ImageProcess;
   readonly deadlines: Deadlines;
   readonly notes: UpdateNotes;
+  /**
+   * Asked when the successor is ready and before anything freezes: returns why it must not take over. Its own limits count, not the
+   * deadlines; it is called off by the signal.
+   */
+  readonly gate?: ((signal: AbortSignal) => Promise<ErrorReport | undefined>) | undefined;
   /** Awaited when the successor is ready and before anything freezes: other updates that go together with this one. */
   readonly meeting?: (() => Promise<void>) | undefined;
 }
@@ -102,6 +129,13 @@ export class Update {
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
   readonly #lingering = withResolvers<void>();
+  readonly #rolled = withResolvers<Message<'rolled'>>();
+  readonly #gaveBack = withResolvers<void>();
+  /** Whether the successor may serve connections ahead of the commit. */
+  #isRolling = false;
+  /** Connections that moved ahead of the cut, and that were lost with a successor that could not give them back. */
+  #moved = 0;
+  #lost = 0;
   /** Connections that could not cross, when the old image stayed for them. */
   #draining = 0;
   readonly #commitFd: number;
@@ -110,7 +144,9 @@ export class Update {
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
-  #phase: Phase = 'spawn';
+  readonly #gate: UpdateOptions['gate'];
+  #gateMs: number | undefined;
+  #phase: UpdatePhase = 'spawn';
   #preserveSent = false;
   #freezeSent = false;
 
@@ -120,6 +156,7 @@ export class Update {
     this.#successor = options.successor;
     this.#deadlines = options.deadlines;
     this.#notes = options.notes;
+    this.#gate = options.gate;
     this.#meeting = options.meeting;
     this.#phases = new Phases(options.deadlines);
     this.#commitFd = commitFd;
@@ -149,6 +186,8 @@ export class Update {
     const update = new Update(options, commitFd, true);
     update.#preserveSent = true;
     update.#freezeSent = freezing;
+    // The luod before may have told the old image to roll.
+    update.#isRolling = true;
     return update;
   }
 
@@ -175,14 +214,19 @@ export class Update {
       this.#phases.fail({ phase: message.phase, error: message.error });
     } else if (image === this.#old) {
       if (message.type === 'preserved') this.#preserved.resolve(message);
+      if (message.type === 'rolled') this.#rolled.resolve(message);
       if (message.type === 'frozen') this.#frozen.resolve();
-      if (message.type === 'unfrozen') this.#unfrozen.resolve();
+      if (message.type === 'unfrozen') {
+        this.#lost = message.lost ?? 0;
+        this.#unfrozen.resolve();
+      }
       if (message.type === 'lingering') {
         this.#draining = message.connections;
         this.#lingering.resolve();
       }
     } else {
       if (message.type === 'ready') this.#ready.resolve();
+      if (message.type === 'gaveBack') this.#gaveBack.resolve();
       if (message.type === 'finished') this.#finished.resolve(message);
     }
   }
@@ -220,8 +264,12 @@ export class Update {
         'the running version did not preserve its files',
       );
       await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
-      if (this.#meeting !== undefined)
+      if (preserved.rolls === true) await this.#roll();
+      await this.#passGate();
+      if (this.#meeting !== undefined) {
+        this.#phase = 'preserve';
         await this.#phases.wait('preserve', this.#meeting(), 'the other workers were not ready');
+      }
       marks.push(performance.now());
 
       this.#phase = 'freeze';
@@ -254,6 +302,35 @@ export class Update {
     } finally {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
+    }
+  }
+
+  /** Most connections of rolling listeners move now, while both images serve. */
+  async #roll(): Promise<void> {
+    this.#isRolling = true;
+    this.#old.send({ type: 'roll' });
+    const late = 'the running version did not move its connections';
+    this.#moved = (await this.#phases.wait('preserve', this.#rolled.promise, late)).connections;
+  }
+
+  /** A successor that serves connections ahead of the commit gives them back before it ends. */
+  async #askBack(): Promise<void> {
+    if (!this.#isRolling || !this.#successor.isConnected || this.#successor.exit !== undefined) return;
+    this.#successor.send({ type: 'giveBack' });
+    await settles(Promise.race([this.#gaveBack.promise, this.#successor.gone]), GIVE_BACK_MS);
+  }
+
+  async #passGate(): Promise<void> {
+    if (this.#gate === undefined) return;
+    this.#phase = 'health';
+    const began = performance.now();
+    const called = new AbortController();
+    try {
+      const reason = await this.#phases.during(this.#gate(called.signal));
+      if (reason !== undefined) throw new PhaseError({ phase: 'health', error: reason });
+    } finally {
+      called.abort();
+      this.#gateMs = performance.now() - began;
     }
   }
 
@@ -292,6 +369,7 @@ export class Update {
   }
 
   async #fallBack(failure: Failure, marks: number[]): Promise<{ outcome: Outcome; result: UpdateResult }> {
+    await this.#askBack();
     this.#successor.kill('SIGKILL');
     await this.#successor.gone;
     const error = { ...failure.error, phase: failure.phase };
@@ -301,7 +379,7 @@ export class Update {
         outcome: { kind: 'lost', by: 'new' },
         result: this.#failed(marks, false, {
           ...error,
-          message: `${error.message}; it had taken over already, so its connections are lost; it is started again with the listeners and memory that luod holds`,
+          message: `${error.message}; it had taken over already, so its connections are lost; the program is started again with the listeners and memory that luod holds`,
         }),
       };
     }
@@ -334,10 +412,19 @@ export class Update {
     };
   }
 
+  /** The gate stands between ready() and the freeze, in the time that the marks count as preserve. */
+  #beforeFreeze(marks: number[]): { preserve: number; health?: number } {
+    const whole = between(marks, 1);
+    const ms = this.#gateMs;
+    return ms === undefined
+      ? { preserve: whole }
+      : { preserve: round(Math.max(0, whole - ms)), health: round(ms) };
+  }
+
   #failed(
     marks: number[],
     rolledBack: boolean,
-    error: { code: string; message: string; phase: Phase },
+    error: { code: string; message: string; phase: UpdatePhase },
   ): UpdateResult {
     return {
       ok: false,
@@ -349,7 +436,7 @@ export class Update {
       blackoutMs: null,
       phases: {
         spawn: between(marks, 0),
-        preserve: between(marks, 1),
+        ...this.#beforeFreeze(marks),
         freeze: between(marks, 2),
         retrieve: 0,
         finish: 0,
@@ -359,6 +446,7 @@ export class Update {
       draining: 0,
       bytes: 0,
       carried: false,
+      ...(this.#lost > 0 ? { lost: this.#lost } : {}),
       error,
     };
   }
@@ -375,7 +463,7 @@ export class Update {
       blackoutMs: milliseconds(BigInt(finished.resumedAt) - frozenAt),
       phases: {
         spawn: between(marks, 0),
-        preserve: between(marks, 1),
+        ...this.#beforeFreeze(marks),
         freeze: milliseconds(sentAt - frozenAt),
         retrieve: milliseconds(BigInt(finished.retrievedAt) - sentAt),
         finish: milliseconds(BigInt(finished.resumedAt) - BigInt(finished.retrievedAt)),
@@ -383,6 +471,7 @@ export class Update {
       files: finished.files,
       connections: finished.connections,
       draining: this.#draining,
+      ...(this.#isRolling ? { moved: this.#moved } : {}),
       bytes: preserved.bytes + finished.bytes,
       carried: true,
       dropped: finished.dropped,

@@ -13,9 +13,11 @@
  */
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
-import type { ErrorReport, Phase } from '../handover/protocol.js';
-import { reportOf } from './phases.js';
+import type { ErrorReport } from '../handover/protocol.js';
+import type { HealthWords } from './health.js';
+import { reportOf, type UpdatePhase } from './phases.js';
 import type { Service, ServiceStatus, UpdateRequest } from './service.js';
+import type { WorkerOf } from './service-record.js';
 import type { UpdateResult } from './update.js';
 
 export interface GroupUpdateRequest extends UpdateRequest {
@@ -31,7 +33,7 @@ interface Refusal {
   readonly service: string;
   /** False for one that was restarted, and did not come to serve. */
   readonly rolledBack?: false | undefined;
-  readonly error: ErrorReport & { readonly phase?: Phase };
+  readonly error: ErrorReport & { readonly phase?: UpdatePhase | undefined };
 }
 
 export interface GroupUpdateResult {
@@ -71,7 +73,7 @@ export class WorkerGroup implements Iterable<Service> {
 
   /** A worker joins, or one that had ended comes back. */
   add(member: Service): void {
-    const { index } = member.worker as { index: number };
+    const { index } = member.worker as WorkerOf;
     this.#members.set(index, member);
     void member.stopped.then((status) => {
       this.#members.delete(index);
@@ -107,8 +109,9 @@ export class WorkerGroup implements Iterable<Service> {
   }
 
   /** See `Service.runNext`. */
-  runNext(...words: Parameters<Service['runNext']>): void {
-    for (const member of this) member.runNext(...words);
+  runNext(command: readonly string[], health: HealthWords | undefined): void {
+    for (const member of this)
+      member.runNext(command, healthOfWorker(health, (member.worker as WorkerOf).index));
   }
 
   /**
@@ -193,6 +196,7 @@ export class WorkerGroup implements Iterable<Service> {
         way,
         request: {
           ...rest,
+          health: healthOfWorker(rest.health, (member.worker as WorkerOf).index),
           key: memberKey(member, request.key),
           meeting: meeting && (() => meeting.arrive(member.name)),
         },
@@ -251,10 +255,12 @@ export class WorkerGroup implements Iterable<Service> {
   }
 
   #tell(results: readonly WorkerUpdate[]): GroupUpdateResult {
-    const fresh = results.filter(({ ok }) => ok).map(({ service }) => service);
-    const restarted = results
-      .filter(({ ok, rolledBack }) => !ok && rolledBack === false)
-      .map(({ service }) => service);
+    const of = (is: (worker: WorkerUpdate) => boolean) => results.filter(is).map(({ service }) => service);
+    // One that was found unhealthy after its commit, with nothing to go back to, is new all the same.
+    const fresh = of((worker) => worker.ok || ('afterCommit' in worker && worker.afterCommit === 'servesOn'));
+    const restarted = of(
+      (worker) => !worker.ok && worker.rolledBack === false && !fresh.includes(worker.service),
+    );
     const old = Array.from(this, ({ name }) => name).filter(
       (name) => ![...fresh, ...restarted].includes(name),
     );
@@ -309,6 +315,14 @@ class Meeting {
       this.#all.reject(new LiveUpdateError('ECANCELED', text));
     }
   }
+}
+
+/** Of checks that say `%w`, the worker's own. */
+export function healthOfWorker(health: HealthWords | undefined, index: number): HealthWords | undefined {
+  const check = health?.check;
+  if (health === undefined || check === null || check === undefined) return health;
+  const own = (text: string) => text.replaceAll('%w', String(index));
+  return { ...health, check: 'url' in check ? { url: own(check.url) } : { command: check.command.map(own) } };
 }
 
 function memberKey({ worker }: Service, key: string | undefined): string | undefined {

@@ -30,10 +30,25 @@ export interface CarriedFileHandler<File = unknown, Private = unknown> extends F
    */
   custody?(file: File): { readonly bytes: Uint8Array; readonly fds: readonly number[] };
   /**
-   * Optional. After the commit, in an old image that lingers to serve what could not cross: the file is the next image's, and this
-   * one may no longer read from it, write to it or show its end to anybody. Also called in an image that ends at once. Synchronous.
+   * Optional. The file of an object that a program gives to `keep()`: of Node's own `dgram.Socket`, say. Undefined when the object is
+   * not this handler's. Throws when it is, and cannot be kept as it stands.
+   */
+  toFile?(value: unknown): File | undefined;
+  /** Optional. What the program has in its hands of a file. Default: the file itself. */
+  toObject?(file: File): unknown;
+  /**
+   * Optional. Lets the file flow: after the commit, when everything that came in is finished. Called for a file that this image
+   * made, too. `onFlow` is to be called when the program gets the first of what waited.
+   */
+  start?(file: File, onFlow: () => void): void;
+  /**
+   * Optional. After the commit, in the old image, which ends at once or lingers to serve what could not cross: the file is the next
+   * image's, and this one may no longer read from it, write to it or show its end to anybody; the program hears no more of
+   * it. Synchronous.
    */
   sever?(file: File): void;
+  /** Optional. Calls back, once, when the program has given the file up; at a later turn of the loop if it had before. */
+  onGone?(file: File, callback: () => void): void;
 }
 
 /** The record's handle in a file's `serializedData`. */

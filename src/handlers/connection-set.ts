@@ -61,6 +61,10 @@ export class ConnectionSet {
   readonly #members = new Map<number, Connection>();
   /** Those that could not cross at the freeze. */
   readonly #staying = new Map<number, Connection>();
+  /** Old image: those that were moved ahead of the cut, and can still be given back. */
+  readonly #moved = new Map<number, Connection>();
+  /** New image: those that it serves ahead of the commit. */
+  readonly #ahead = new Map<number, Connection>();
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
   protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive'> | undefined;
   /** In a new image: tells of connections that crossed and have something to read. Undefined when there are none, or it cannot be had. */
@@ -93,6 +97,8 @@ export class ConnectionSet {
     connection.onGone(() => {
       this.#members.delete(id);
       this.#staying.delete(id);
+      this.#moved.delete(id);
+      this.#ahead.delete(id);
     });
     if (this.#preserved !== undefined) this.#await(this.#preserved, id, connection);
   }
@@ -223,6 +229,104 @@ export class ConnectionSet {
     return { record: serializeValue({ ...late.collect('whole'), fresh } satisfies SavedSet), fds };
   }
 
+  /** Old image: how many were moved ahead of the cut. */
+  get moved(): number {
+    return this.#moved.size;
+  }
+
+  /**
+   * Old image, rolling: the next batch to move ahead of the cut. Its connections are parked, and are the next image's unless it gives them
+   * back. Only what crossed in a pass and of which user space holds nothing; the rest waits for the cut.
+   * @returns undefined when nothing more can be moved.
+   * @throws {LiveUpdateError} EINVAL when a state cannot be cloned; nothing is parked then.
+   */
+  takeBatch(limit: number): Buffer | undefined {
+    const isMovable = this.protocol?.movable?.();
+    const batch = new Map<number, Connection>();
+    for (const [id, connection] of this.#members) {
+      if (batch.size === limit) break;
+      if (!connection.hasSent || !connection.isOpen || !connection.isQuiet) continue;
+      if (connection.upgraded !== undefined || isMovable?.(connection) === false) continue;
+      batch.set(id, connection);
+    }
+    if (batch.size === 0) return undefined;
+    const changed: number[] = [];
+    const states: unknown[] = [];
+    for (const [id, { state, sent }] of batch) {
+      if (isSame(state, sent)) continue;
+      changed.push(id);
+      states.push(state);
+    }
+    const live = Uint32Array.from(batch.keys());
+    const record = serializeValue({
+      fresh: NONE,
+      live,
+      changed: Uint32Array.from(changed),
+      states,
+    } satisfies SavedSet);
+    for (const [id, connection] of batch) {
+      connection.park();
+      this.#members.delete(id);
+      this.#moved.set(id, connection);
+    }
+    return record;
+  }
+
+  /** New image, ahead of the commit: serves a batch. @throws {LiveUpdateError} EINVAL for a damaged record. */
+  serveAhead(record: Uint8Array, server: Server): void {
+    const saved = parse(record);
+    this.#restoreThese(saved);
+    for (const id of saved.live ?? NONE) {
+      const connection = this.#members.get(id);
+      if (connection === undefined) throw new LiveUpdateError('EINVAL', `the connection ${id} did not come`);
+      this.#ahead.set(id, connection);
+      // The old image holds a duplicate: the peer has to be told of an end.
+      connection.watchEnd(() => undefined);
+      connection.arm(server, this.protocol);
+    }
+    for (const id of saved.live ?? NONE) this.#members.get(id)?.announce();
+  }
+
+  /** New image: how many it serves ahead of the commit. */
+  get ahead(): number {
+    return this.#ahead.size;
+  }
+
+  /**
+   * New image, called off: everything of the connections that it served ahead of the commit. Exact as long as the event loop does not turn
+   * any more.
+   * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EINVAL when a state cannot be cloned.
+   */
+  giveBack(): Buffer {
+    const back = new ConnectionSet();
+    for (const [id, connection] of this.#ahead) back.#members.set(id, connection);
+    this.#ahead.clear();
+    return serializeValue({ ...back.collect('whole'), fresh: NONE } satisfies SavedSet);
+  }
+
+  /** Old image: the next one gave back what it served; those that are not there have ended. @throws {LiveUpdateError} EINVAL. */
+  takeBack(record: Uint8Array): void {
+    const { live = NONE, changed, states, pending = [] } = parse(record);
+    const stateOf = new Map(Array.from(changed, (id, i) => [id, states[i]]));
+    const pendingOf = new Map(pending);
+    for (const id of live) {
+      const connection = this.#moved.get(id);
+      if (connection === undefined) continue;
+      this.#moved.delete(id);
+      this.#members.set(id, connection);
+      connection.unpark(stateOf.get(id), pendingOf.get(id));
+    }
+    this.loseMoved();
+  }
+
+  /** Old image: the next one is gone, with what it had read and written. @returns how many connections end with it. */
+  loseMoved(): number {
+    const lost = this.#moved.size;
+    for (const connection of [...this.#moved.values()]) connection.lose();
+    this.#moved.clear();
+    return lost;
+  }
+
   #descriptors(): { ids: Uint32Array; fds: number[] } {
     const ids: number[] = [];
     const fds: number[] = [];
@@ -297,14 +401,18 @@ export class ConnectionSet {
 
   /** Brings the adopted connections to what the freeze saved. @throws {LiveUpdateError} EINVAL for a damaged record. */
   restore(saved: SavedSet): void {
-    const { live = new Uint32Array(0) } = saved;
-    if (this.#members.size !== live.length) {
+    const { live = NONE } = saved;
+    const expected = live.length + this.#ahead.size;
+    if (this.#members.size !== expected) {
       const ended = new Set(this.#members.keys());
       for (const id of live) ended.delete(id);
+      for (const id of this.#ahead.keys()) ended.delete(id);
       this.abandon(ended);
-      if (this.#members.size !== live.length)
-        throw new LiveUpdateError('EINVAL', `${live.length - this.#members.size} connections did not come`);
+      if (this.#members.size !== expected)
+        throw new LiveUpdateError('EINVAL', `${expected - this.#members.size} connections did not come`);
     }
+    for (const connection of this.#ahead.values()) connection.watchEnd(undefined);
+    this.#ahead.clear();
     this.#restoreThese(saved);
   }
 
@@ -376,6 +484,7 @@ export class ConnectionSet {
   /** After the commit, in an old image that ends. */
   sever(): void {
     for (const connection of this.#members.values()) connection.sever();
+    for (const connection of this.#moved.values()) connection.sever();
   }
 
   /** After the commit, in an old image that lingers: lets go of all that crossed. */
@@ -386,6 +495,7 @@ export class ConnectionSet {
       if (!this.#staying.has(id)) connection.detach();
       else connection.watchEnd(undefined);
     }
+    for (const connection of [...this.#moved.values()]) connection.detach();
     this.#preserved = undefined;
   }
 }

@@ -18,17 +18,20 @@ import { type Server, Socket } from 'node:net';
 import { errnoName, LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
-import { closeFd } from '../linux/fd.js';
+import { closeFd, isPipe } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { SHUT_RDWR, shutdown } from '../linux/socket-facts.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import { reconcile } from './reconcile.js';
 import {
   detach,
   isDrained,
   ownerOf,
+  park,
   type SocketOwner,
   sever,
   track,
+  unpark,
   unreadBytes,
   unwrittenBytes,
 } from './socket-hooks.js';
@@ -48,6 +51,14 @@ const announcingPush: Push = function (chunk, encoding) {
   Connection.from(this)?.announceBytes();
   return plainPush.call(this, chunk, encoding);
 };
+
+/** Which ways bytes go: both, but for a pipe. */
+export interface Directions {
+  readonly readable: boolean;
+  readonly writable: boolean;
+}
+
+const BOTH: Directions = { readable: true, writable: true };
 
 /** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
 export interface Receiver {
@@ -116,11 +127,11 @@ export class Connection<S = unknown> implements SocketOwner {
   }
 
   /** The connection of a descriptor that another image opened; nothing is read. Owns `fd` also when it throws. */
-  static adopt(fd: number): Connection {
+  static adopt(fd: number, directions: Directions = BOTH): Connection {
     let socket: Socket;
     try {
       // manualStart is Node's own switch for a socket that must not read yet; it is absent from the public types.
-      socket = new Socket({ fd, readable: true, writable: true, manualStart: true } as { fd: number });
+      socket = new Socket({ fd, ...directions, manualStart: true } as { fd: number });
     } catch (error) {
       closeFd(fd);
       throw LiveUpdateError.from(error, { operation: 'adopt', handler: COMPATIBLE });
@@ -190,6 +201,9 @@ export class Connection<S = unknown> implements SocketOwner {
     const held = this.#release();
     if (this.#unwritten !== undefined) socket.write(this.#unwritten);
     if (held !== undefined) for (const act of held) act();
+    // To a writer whose write() was held back it returned false, upon which 'drain' is owed.
+    if (held !== undefined && held.length > 0 && !socket.writableNeedDrain)
+      process.nextTick(() => socket.emit('drain'));
     if (this.#ended) socket.end();
     this.#unwritten = undefined;
     if (this.#unread !== undefined || server === undefined) this.announce();
@@ -246,6 +260,12 @@ export class Connection<S = unknown> implements SocketOwner {
     socket.read(0);
   }
 
+  /** Calls back when the socket has closed; at a later turn of the loop if it had before. */
+  whenClosed(callback: () => void): void {
+    if (this.socket.closed) setImmediate(callback);
+    else this.socket.once('close', callback);
+  }
+
   /** Calls `onGone` when the socket is destroyed. */
   onGone(onGone: () => void): void {
     this.#onGone = onGone;
@@ -267,10 +287,47 @@ export class Connection<S = unknown> implements SocketOwner {
       this.#onEnd = undefined;
       const fd = handleFd(this.socket);
       // A reset is sent by the last close, through SO_LINGER, and must not be preceded by a FIN.
-      if (fd !== undefined && !isResetting(this.socket)) shutdown(fd, SHUT_RDWR);
+      // A pipe has no such word: its other end hears of it when the next image, which is told, closes its duplicate.
+      if (fd !== undefined && !isResetting(this.socket) && !isPipe(fd)) shutdown(fd, SHUT_RDWR);
       onEnd();
     }
     this.#onGone?.();
+  }
+
+  /** Whether it can be parked: user space holds nothing of it, and the program has it, with both sides open. */
+  get isQuiet(): boolean {
+    return this.#announced && isDrained(this.socket) && !this.socket.writableEnded;
+  }
+
+  /**
+   * In an old image whose connections move in batches: the next image serves it from now on, and may yet give it back. What the program does
+   * with the socket reaches nobody.
+   */
+  park(): void {
+    park(this.socket);
+  }
+
+  /** The next image gave it back, with what it knows of it. */
+  unpark(state: S | undefined, record: Uint8Array | undefined): void {
+    const { socket } = this;
+    unpark(socket);
+    this.state = reconcile(this.state, state) as S | undefined;
+    if (record !== undefined) {
+      this.restore(record);
+      if (this.#unwritten !== undefined) socket.write(this.#unwritten);
+      if (this.#ended) socket.end();
+      if (this.#unread !== undefined) socket.unshift(this.#unread);
+      this.#unwritten = undefined;
+      this.#unread = undefined;
+      this.#ended = false;
+    }
+    startReading(socket);
+  }
+
+  /** The next image took it with it: its peer learns of the end. */
+  lose(): void {
+    unpark(this.socket);
+    this.socket.destroy();
   }
 
   /** Whether user space holds no byte of it. */
@@ -297,6 +354,17 @@ export class Connection<S = unknown> implements SocketOwner {
     sever(this.socket);
   }
 
+  /** Until `wake`: no byte is read, what comes waits in the kernel. The program does not notice. */
+  rest(): void {
+    handleOfSocket(this.socket)?.readStop();
+  }
+
+  wake(): void {
+    const handle = handleOfSocket(this.socket);
+    // The program may have paused it meanwhile.
+    if (handle?.reading === true) handle.readStart();
+  }
+
   /**
    * After the commit, in an old image that lingers: this image's descriptor is closed, without a word to the peer or the program.
    * What the program still writes to the socket, or however it ends it, reaches nobody.
@@ -311,12 +379,17 @@ export class Connection<S = unknown> implements SocketOwner {
 interface ReadableHandle {
   reading: boolean;
   readStart(): number;
+  readStop(): number;
+}
+
+function handleOfSocket(socket: Socket): ReadableHandle | null {
+  return (socket as unknown as { _handle: ReadableHandle | null })._handle;
 }
 
 /** What Node's own read(0) comes down to for a socket that has buffered nothing; at the cut it is done ten thousand times. */
 function startReading(socket: Socket): void {
-  const { _handle: handle } = socket as unknown as { _handle: ReadableHandle | null };
-  if (handle === null || handle.reading) return;
+  const handle = handleOfSocket(socket);
+  if (handle === null || handle.reading || !socket.readable) return;
   handle.reading = true;
   const error = handle.readStart();
   if (error !== 0)
@@ -346,7 +419,13 @@ export function connectionHandler(handover: Handover): CarriedFileHandler<Connec
   return {
     compatible: COMPATIBLE,
     adopt,
+    toFile: (value) => (value instanceof Socket ? Connection.of(value) : undefined),
+    toObject: ({ socket }) => socket,
+    start(connection, onFlow) {
+      if (connection.crossed) connection.arm(undefined, undefined, onFlow);
+    },
     sever: (connection) => connection.detach(),
+    onGone: (connection, callback) => connection.whenClosed(callback),
     ops: {
       canPreserve: (_handler, file) => file instanceof Connection,
       preserve(args: FileOpArgs<Connection>) {

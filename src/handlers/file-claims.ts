@@ -25,6 +25,11 @@ export class FileClaims {
     return this.#named.size + this.#nameless.length;
   }
 
+  /** Descriptors that it has open. */
+  get fds(): number {
+    return this.#nameless.length;
+  }
+
   /** @throws {LiveUpdateError} EBUSY when the file is preserved already. */
   claim(file: FdFile): FileClaim {
     const identity = file.facts?.identity;

@@ -5,7 +5,7 @@
  * The new image binds its own `net.Server` to the descriptor but accepts nothing until `start`, after the commit: a
  * connection that a refused image had accepted would be lost with it.
  */
-import type { AddressInfo, Server } from 'node:net';
+import { type AddressInfo, Server } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { stopWatching } from '../linux/epoll.js';
@@ -215,6 +215,11 @@ export function listenerHandler(handover: Handover): CarriedFileHandler<Listener
     compatible: COMPATIBLE,
     adopt,
     custody: (listener) => ({ bytes: listener.toRecord(), fds: [listener.fd] }),
+    toFile: (value) => (value instanceof Server ? Listener.of(value) : undefined),
+    toObject(listener) {
+      if (listener.server === undefined) listener.bind(new Server());
+      return listener.server;
+    },
     sever: (listener) => listener.sever(),
     ops: {
       canPreserve: (_handler, file) => file instanceof Listener,

@@ -9,12 +9,15 @@
  * installation: a Node without them is refused with ENOSYS rather than trusted.
  */
 import { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import { LiveUpdateError } from '../core/errors.js';
 
 /** libuv's handle below a socket, as far as it is used here. */
 interface StreamHandle {
   readonly writeQueueSize: number;
   onread: unknown;
+  reading: boolean;
+  readStop(): number;
   close(): void;
 }
 
@@ -124,9 +127,9 @@ export function isDrained(socket: Socket): boolean {
   return readable.length === 0 && writable.length === 0 && readable.decoder === null;
 }
 
-/** Bytes that were read from the kernel and that nobody has consumed yet. The socket keeps them. */
-export function unreadBytes(socket: Socket): Buffer {
-  const state = internals(socket)._readableState;
+/** Bytes that were read from the kernel and that nobody has consumed yet. The socket (or any other stream) keeps them. */
+export function unreadBytes(socket: Readable): Buffer {
+  const state = (socket as unknown as Internals)._readableState;
   const parts: Uint8Array[] = [];
   for (const chunk of state.buffer) {
     // Node 22 keeps consumed places as holes.
@@ -183,20 +186,15 @@ export function sever(socket: Socket): void {
   internals(socket)._handle = null;
 }
 
-/**
- * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
- * own writes are cancelled; the peer sees no end, since another image has the connection.
- */
-export function detach(socket: Socket): void {
-  const { _handle: handle } = internals(socket);
-  if (handle === null) return;
-  internals(socket)._handle = null;
-  socket.setTimeout(0);
+type Muted = Partial<Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>>;
+
+/** From now on what is written to `socket`, and its end, reach nobody; callbacks are called. */
+function mute(socket: Socket): void {
   const swallow = (...args: unknown[]) => {
     const callback = args.at(-1);
     if (typeof callback === 'function') process.nextTick(callback as () => void);
   };
-  const muted = socket as unknown as Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>;
+  const muted = socket as unknown as Muted;
   muted.write = (...args) => {
     swallow(...args);
     return true;
@@ -206,6 +204,40 @@ export function detach(socket: Socket): void {
     return socket;
   };
   muted.destroy = () => socket;
+}
+
+/** Undoes `mute`. */
+function unmute(socket: Socket): void {
+  const muted = socket as unknown as Muted;
+  delete muted.write;
+  delete muted.end;
+  delete muted.destroy;
+}
+
+/** Reads and writes nothing more on `socket`, which another image serves for now. */
+export function park(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  handle.reading = false;
+  handle.readStop();
+  mute(socket);
+}
+
+/** Undoes `park`; reading is the caller's to begin. */
+export function unpark(socket: Socket): void {
+  unmute(socket);
+}
+
+/**
+ * Closes the handle of `socket` at once and in silence: no event comes, and the stream above it swallows what is written. libuv's
+ * own writes are cancelled; the peer sees no end, since another image has the connection.
+ */
+export function detach(socket: Socket): void {
+  const { _handle: handle } = internals(socket);
+  if (handle === null) return;
+  internals(socket)._handle = null;
+  socket.setTimeout(0);
+  mute(socket);
   // Closed without its JavaScript owner: what still waits in libuv ends with ECANCELED, and must not come back as an error.
   handle.onread = () => undefined;
   handle.close();

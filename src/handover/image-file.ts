@@ -7,11 +7,16 @@ import { createMemfd } from '../linux/memfd.js';
 /** The largest handover that is read: far above any real one, far below what would exhaust the reader. */
 const MAX_BYTES = 4 * 1024 ** 3 - 4096;
 
-/** The caller owns the descriptor. @throws {LiveUpdateError} EMFILE, ENOMEM, ENOSPC. */
-export function writeImageFile(encoded: Uint8Array): number {
+/**
+ * One file of `parts`, one behind the other. The caller owns the descriptor.
+ * @throws {LiveUpdateError} EMFILE, ENOMEM, ENOSPC.
+ */
+export function writeImageFile(...parts: readonly Uint8Array[]): number {
   const fd = createMemfd('liveupdate-image', 0);
   try {
-    for (let at = 0; at < encoded.length; ) at += writeSync(fd, encoded, at, encoded.length - at, at);
+    for (const part of parts) {
+      for (let at = 0; at < part.length; ) at += writeSync(fd, part, at);
+    }
     return fd;
   } catch (error) {
     closeFd(fd);

@@ -19,6 +19,9 @@
  * Leaving for the next kernel, luod is at the other end of `direct` itself: the same passes and the same freeze, and what
  * cannot be carried across a kexec is named instead of sent. There is no `finish`: a frozen image ends with its kernel.
  *
+ * With rolling listeners there are batches between 'ready' and 'freeze': luod → old roll; old → successor roll + [record], each
+ * answered by ack; old → luod rolled. A successor that is called off is told to give back what it serves before it is killed.
+ *
  * An old image with connections that could not cross does not leave at 'finish': it says 'lingering' to luod, and 'late' over `direct`,
  * which lives as long as it does and is handed on from successor to successor.
  *
@@ -76,10 +79,16 @@ export type ImageToLuod =
   | { type: 'hold'; session: string; compatible: string; record: string }
   | { type: 'release'; session: string }
   | { type: 'ready' }
-  | { type: 'preserved'; bytes: number; left?: Left[] }
+  /** `rolls`: it has listeners whose connections move in batches ahead of the cut. */
+  | { type: 'preserved'; bytes: number; left?: Left[]; rolls?: boolean }
+  /** Answers 'roll': how many connections the successor serves ahead of the commit. */
+  | { type: 'rolled'; connections: number }
+  /** Answers 'giveBack': the old image has everything again; this one is halted. */
+  | { type: 'gaveBack' }
   | { type: 'frozen'; left?: Left[] }
   | ({ type: 'finished' } & CutReport)
-  | { type: 'unfrozen' }
+  /** `lost`: connections that ended with a successor that could not give them back. */
+  | { type: 'unfrozen'; lost?: number }
   /** After 'finish', instead of leaving: connections that could not cross are served to their end. Said again as they end. */
   | { type: 'lingering'; connections: number }
   | { type: 'failed'; phase: Phase; error: ErrorReport }
@@ -104,6 +113,10 @@ export type LuodToImage =
   | { type: 'welcome'; role: 'successor'; service: string; generation: number }
   /** + [direct, commit] */
   | { type: 'preserve'; carrier: Carrier }
+  /** To the old image: move the connections of rolling listeners, a batch at a time. Both images serve meanwhile. */
+  | { type: 'roll' }
+  /** To a successor that will not take over: give back what it serves. */
+  | { type: 'giveBack' }
   | { type: 'freeze' }
   | { type: 'unfreeze'; reason: ErrorReport }
   /** The next image is in charge. What cannot cross may take this long to end here. */
@@ -118,6 +131,8 @@ export type OldToSuccessor =
   /** + [records, its fds...] */
   | { type: 'precopy' }
   | { type: 'precopied' }
+  /** + [record]: serve these from now on. Answered by ack. */
+  | { type: 'roll'; session: string }
   | { type: 'ended'; session: string; ids: number[] }
   /**
    * + [image, its fds..., and for each of `inherited` a wire and the descriptors that came ahead of their line]. Behind these
@@ -127,8 +142,14 @@ export type OldToSuccessor =
   /** + [record, descriptors...]: connections that could not cross in the cut, and now can. Said by an image that lingers. */
   | { type: 'late'; session: string };
 
-/** From the successor to the old image: one for each precopy. */
-export type SuccessorToOld = { type: 'ack' };
+/** From the successor to the old image. */
+export type SuccessorToOld =
+  /** One for each precopy, and each roll. */
+  | { type: 'ack' }
+  /** + [record]: everything that was served ahead of the commit. */
+  | { type: 'back'; session: string }
+  /** The commit word is set: for an old image that nobody else can tell, since luod is gone. */
+  | { type: 'committed' };
 
 /** A message as the wire takes it. */
 export function toWire(message: ImageToLuod | LuodToImage | OldToSuccessor | SuccessorToOld): WireMessage {

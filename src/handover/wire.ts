@@ -25,8 +25,10 @@ export interface WireMessage {
 
 /** Limits of a wire; passing one closes it with EMSGSIZE, EPROTO or ETIMEDOUT, or, for a full send queue, throws ENOBUFS. */
 export interface WireLimits {
-  /** Bytes of one line, newline included. */
+  /** Bytes of one line that comes, newline included. */
   lineBytes: number;
+  /** Bytes of one line that is sent: what the other end takes. */
+  sentLineBytes: number;
   /** Descriptors of one line. */
   lineFds: number;
   /** Bytes queued because the peer does not read. */
@@ -37,6 +39,7 @@ export interface WireLimits {
 
 export const WIRE_LIMITS: Readonly<WireLimits> = {
   lineBytes: 1 << 20,
+  sentLineBytes: 1 << 20,
   lineFds: 4096,
   queuedBytes: 16 << 20,
   stallMs: 0,
@@ -73,11 +76,13 @@ export class Wire {
   /** The type of the message up to which everything is thrown away; undefined when everything is delivered. */
   #skippingTo: string | undefined;
   readonly #refuses: boolean;
+  readonly #hearsLastWord: boolean;
 
   /**
    * @param fd A connected unix stream socket; the wire owns it from now on.
    * @param options.skipTo For a socket that another process has read from, maybe to the middle of a line: everything is thrown
    *   away up to a message of this type, which is delivered.
+   * @param options.hearsLastWord Whether a send that finds the peer gone delivers first what it had said, as why it left.
    * @param options.begun For a socket that another process has read from in good order: what that had of a message (`Wire.begun`).
    * @param options.refuses Whether the peer is told, by a last message 'refused', why the wire is closed when it broke a rule.
    */
@@ -88,6 +93,7 @@ export class Wire {
     options: {
       skipTo?: string | undefined;
       refuses?: boolean;
+      hearsLastWord?: boolean;
       begun?: { readonly bytes: Uint8Array; readonly fds: readonly number[] };
     } = {},
   ) {
@@ -99,6 +105,7 @@ export class Wire {
     }
     this.#skippingTo = options.skipTo;
     this.#refuses = options.refuses ?? false;
+    this.#hearsLastWord = options.hearsLastWord ?? false;
     this.#fd = fd;
     this.#events = events;
     this.#limits = { ...WIRE_LIMITS, ...limits };
@@ -153,7 +160,7 @@ export class Wire {
     const messages = Math.ceil(fds.length / MAX_FDS_PER_MESSAGE);
     // Every message needs a byte of its own to carry descriptors; spaces after the object are still JSON.
     const line = Buffer.from(`${JSON.stringify(owned).padEnd(messages - 1)}\n`);
-    if (line.length > this.#limits.lineBytes) {
+    if (line.length > this.#limits.sentLineBytes) {
       throw new LiveUpdateError('EMSGSIZE', `a message of ${line.length} bytes`, { operation: 'send' });
     }
     if (this.#queuedBytes + line.length > this.#limits.queuedBytes) {
@@ -181,6 +188,7 @@ export class Wire {
       } catch (error) {
         // Too many descriptors in flight for this user: they drain as the peer receives.
         if (isGone(error)) {
+          if (this.#hearsLastWord) this.receiveNow();
           this.#end(LiveUpdateError.from(error));
           return;
         }

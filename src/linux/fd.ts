@@ -1,5 +1,5 @@
 /** Descriptors as such: duplicate, close, count, and own. */
-import { readdirSync } from 'node:fs';
+import { fstatSync, readdirSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
 import { errno, failure, libc } from './libc.js';
 
@@ -52,6 +52,11 @@ export function setNonBlocking(fd: number, on: boolean): void {
   fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
 }
 
+/** @throws {LiveUpdateError} EBADF. */
+export function isNonBlocking(fd: number): boolean {
+  return (fcntl(fd, F_GETFL, 0) & O_NONBLOCK) !== 0;
+}
+
 export function fcntl(fd: number, command: number, argument: number): number {
   const result = libc.fcntl(fd, command, argument);
   const error = errno();
@@ -62,6 +67,11 @@ export function fcntl(fd: number, command: number, argument: number): number {
 /** 0: for reading, 1: for writing, 2: for both. @throws {LiveUpdateError} EBADF. */
 export function accessMode(fd: number): number {
   return fcntl(fd, F_GETFL, 0) & O_ACCMODE;
+}
+
+/** Whether it is an end of a pipe or an open fifo. @throws EBADF, as Node's own error. fstat(2) */
+export function isPipe(fd: number): boolean {
+  return fstatSync(fd).isFIFO();
 }
 
 /** The position of an open file, in bytes. @throws {LiveUpdateError} EBADF; ESPIPE (as EIO) for a pipe or socket. lseek(2) */

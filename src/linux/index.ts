@@ -1,4 +1,5 @@
 /** The kernel's interfaces, one thin file each. */
+export * from './eventfd.js';
 export * from './exec.js';
 export * from './fd.js';
 export * from './fd-facts.js';
@@ -15,3 +16,5 @@ export * from './poll.js';
 export * from './scm-rights.js';
 export * from './socket-facts.js';
 export * from './socketpair.js';
+export * from './subreaper.js';
+export * from './timerfd.js';

@@ -101,6 +101,16 @@ export const libc = {
   execve: declare<(path: string, argv: Bytes, envp: Bytes) => number>(
     'int execve(const char *path, void *argv, void *envp)',
   ),
+  eventfd: declare<(initial: number, flags: number) => number>(
+    'int eventfd(unsigned int initial, int flags)',
+  ),
+  timerfdCreate: declare<(clock: number, flags: number) => number>(
+    'int timerfd_create(int clock, int flags)',
+  ),
+  timerfdSettime: declare<(fd: Fd, flags: number, value: Bytes, old: Bytes) => number>(
+    'int timerfd_settime(int fd, int flags, void *value, void *old)',
+  ),
+  timerfdGettime: declare<(fd: Fd, value: Bytes) => number>('int timerfd_gettime(int fd, void *value)'),
   sync: declare<() => void>('void sync()'),
   reboot: declare<(command: number) => number>('int reboot(int command)'),
   /** syscall(2), in the shape of kcmp(2), which no libc wraps. */
@@ -110,6 +120,13 @@ export const libc = {
   /** syscall(2), in the shape of pidfd_open(2), which an older libc does not wrap. */
   pidfdOpen: declare<(call: number, pid: number, flags: number) => number>(
     'long syscall(long call, int pid, unsigned int flags)',
+  ),
+  /** syscall(2), in the shape of pidfd_send_signal(2), which an older libc does not wrap. */
+  pidfdSendSignal: declare<(call: number, pidfd: Fd, signal: number, info: Bytes, flags: number) => number>(
+    'long syscall(long call, int pidfd, int signal, void *info, unsigned int flags)',
+  ),
+  prctl: declare<(option: number, one: number, two: number, three: number, four: number) => number>(
+    'int prctl(int option, unsigned long one, unsigned long two, unsigned long three, unsigned long four)',
   ),
   waitpid: declare<(pid: number, status: Bytes, options: number) => number>(
     'int waitpid(int pid, void *status, int options)',

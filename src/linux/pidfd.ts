@@ -4,10 +4,12 @@
  */
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { ERRNO } from '../core/errors.js';
 import { errno, failure, libc } from './libc.js';
 
 /** One number on every architecture: asm-generic/unistd.h. */
 const SYS_PIDFD_OPEN = 434;
+const SYS_PIDFD_SEND_SIGNAL = 424;
 const WNOHANG = 1;
 /** _IOWR(0xff, 11, struct pidfd_info): linux/pidfd.h. */
 const PIDFD_GET_INFO = 0xc040ff0b;
@@ -15,6 +17,19 @@ const PIDFD_INFO_EXIT = 1n << 3n;
 /** struct pidfd_info, first version: a mask, a cgroup, eleven ids, the wait status. */
 const INFO_BYTES = 64;
 const INFO_EXIT_CODE = 60;
+
+/**
+ * Signals the process, and never another that got its pid.
+ * @returns false when it has ended.
+ * @throws {LiveUpdateError} EPERM; EINVAL for a number that is no signal.
+ */
+export function signalPidfd(pidfd: number, signal: number): boolean {
+  const result = libc.pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, null, 0);
+  const error = errno();
+  if (result === -1 && error === ERRNO.ESRCH) return false;
+  if (result === -1) throw failure('pidfd_send_signal', error);
+  return true;
+}
 
 /** How a process ended; null for both when nobody can tell any more. */
 export interface EndOfProcess {
@@ -53,6 +68,11 @@ export function endOfProcess(pidfd: number, pid: number): EndOfProcess {
 function statusOfZombie(pid: number): number | undefined {
   const fields = statFields(pid);
   return fields?.[0] === 'Z' ? Number(fields.at(-1)) : undefined;
+}
+
+/** Whether it has ended and nobody has waited for it. */
+export function isZombie(pid: number): boolean {
+  return statFields(pid)?.[0] === 'Z';
 }
 
 /** The fields behind the program's name, which stands in brackets and may have anything in it: state, parent, ... */

@@ -1,7 +1,8 @@
-/** What the kernel says of a socket: getsockopt(2), socket(7), unix(7); and shutdown(2). */
+/** What the kernel says of a socket, and is told: getsockopt(2), setsockopt(2), socket(7), unix(7); and shutdown(2). */
 import { errno, failure, libc } from './libc.js';
 
 const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
 const SO_TYPE = 3;
 const SO_ERROR = 4;
 const SO_PEERCRED = 17;
@@ -62,6 +63,24 @@ export function isListening(fd: number): boolean {
 /** An option that is on or off. @throws {LiveUpdateError} EBADF, ENOTSOCK; ENOPROTOOPT (as EIO) when the socket has no such option. */
 export function socketFlag(fd: number, level: number, name: number): boolean {
   return option(fd, name, 4, level).readInt32LE(0) !== 0;
+}
+
+/** Sets an option that is on or off. @throws {LiveUpdateError} EBADF, ENOTSOCK, EPERM. */
+export function setSocketFlag(fd: number, level: number, name: number, on: boolean): void {
+  value.writeInt32LE(on ? 1 : 0, 0);
+  const result = libc.setsockopt(fd, level, name, value, 4);
+  const error = errno();
+  if (result === -1) throw failure('setsockopt', error);
+}
+
+/** SO_REUSEADDR: whether another socket that has it, too, may have the same port. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
+export function sharesAddress(fd: number): boolean {
+  return socketFlag(fd, SOL_SOCKET, SO_REUSEADDR);
+}
+
+/** @throws {LiveUpdateError} EBADF, ENOTSOCK. */
+export function shareAddress(fd: number, on: boolean): void {
+  setSocketFlag(fd, SOL_SOCKET, SO_REUSEADDR, on);
 }
 
 /** The errno that waits on the socket; reading it clears it. @throws {LiveUpdateError} EBADF, EIO. */

@@ -169,10 +169,7 @@ describe('a program is refused with one line', () => {
     ['unknown-socket', /^ENOENT: connection: the socket did not come through lu\.listen\(\)\n$/],
     ['ready-twice', /^EBUSY: ready: ready\(\) was called before\n$/],
     ['keep-nothing', /^EINVAL: keep: keep\(\) takes a live file, not number\n$/],
-    [
-      'update-without-luod',
-      /^EOPNOTSUPP: update: the program does not run under luod; start it with `luod run`\n$/,
-    ],
+    ['update-before-ready', /^EBUSY: update: the program did not call ready\(\) yet\n$/],
   ];
   for (const [what, message] of cases) {
     it(what.replaceAll('-', ' '), async () => {

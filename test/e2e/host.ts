@@ -12,6 +12,7 @@ export class Host {
   readonly folder: string;
   readonly socket: string;
   readonly #flags: readonly string[];
+  readonly #openFiles: number | undefined;
   #child: ChildProcess | undefined;
   #exited: Promise<number | null> = Promise.resolve(0);
   /** Of every luod's stderr, which the keeper has as well. */
@@ -19,14 +20,16 @@ export class Host {
   stderr = '';
   #waiting: (() => void)[] = [];
 
-  private constructor(flags: readonly string[]) {
+  private constructor(flags: readonly string[], openFiles: number | undefined) {
     this.folder = mkdtempSync(join(tmpdir(), 'liveupdate-host-'));
     this.socket = join(this.folder, 'run', 'host.sock');
     this.#flags = flags;
+    this.#openFiles = openFiles;
   }
 
-  static async start(flags: readonly string[] = []): Promise<Host> {
-    const host = new Host(flags);
+  /** @param options.openFiles RLIMIT_NOFILE of luod and its keeper. */
+  static async start(flags: readonly string[] = [], options: { openFiles?: number } = {}): Promise<Host> {
+    const host = new Host(flags, options.openFiles);
     await host.spawn();
     return host;
   }
@@ -34,7 +37,10 @@ export class Host {
   /** Starts luod; again after its death. */
   async spawn(): Promise<void> {
     const args = ['serve', '--socket', this.socket, '--audit', join(this.folder, 'audit'), ...this.#flags];
-    const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
+    const command = [...cli('luod'), ...args];
+    const limited = ['sh', '-c', `ulimit -n ${this.#openFiles} && exec "$0" "$@"`, ...command];
+    const [file, ...words] = (this.#openFiles === undefined ? command : limited) as [string, ...string[]];
+    const child = spawn(file, words, {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     this.#child = child;
@@ -59,6 +65,11 @@ export class Host {
   /** SIGKILL; resolves when it is dead. */
   async kill(): Promise<void> {
     this.#child?.kill('SIGKILL');
+    await this.#exited;
+  }
+
+  /** Resolves when the luod that runs now is dead, by whatever hand. */
+  async died(): Promise<void> {
     await this.#exited;
   }
 

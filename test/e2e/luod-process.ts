@@ -69,6 +69,11 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** What luod says when a program that uses liveupdate serves. */
+export function servesItself(generation: number): RegExp {
+  return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
+}
+
 export class LuodProcess {
   readonly folder: string;
   readonly socket: string;
@@ -154,6 +159,11 @@ export class LuodProcess {
         throw new Error(`luod ended with ${this.#child.exitCode}:\n${this.stderr}`);
       await new Promise<void>((resolve) => this.#lines.push(resolve));
     }
+  }
+
+  /** Waits until the program of a generation is ready. On a busy machine luod takes it for a plain one before that, and says so. */
+  serves(generation: number): Promise<void> {
+    return this.says(new RegExp(`generation ${generation} serves, pid \\d+(:|$)`, 'm'));
   }
 
   /** Updates by luoctl; `env` is what the successor's environment differs by. */

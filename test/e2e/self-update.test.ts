@@ -50,7 +50,7 @@ async function talk(client: LuodClient, name: string, isOver: () => boolean): Pr
 }
 
 describe('a self-update', () => {
-  it(`${UPDATES} times under the eyes of its clients`, { timeout: 240_000 }, async () => {
+  it(`${UPDATES} times under the eyes of its clients`, { timeout: 900_000 }, async () => {
     const clients: LuodClient[] = [];
     for (let count = 0; count < 5; count++) clients.push(await host.connect());
     let isOver = false;
@@ -113,7 +113,7 @@ describe('a self-update of a luod that runs a program', () => {
   const CONNECTIONS = 1000;
 
   it(`${UPDATES} times under the load of ${CONNECTIONS} connections, with updates in between`, {
-    timeout: 240_000,
+    timeout: 900_000,
   }, async () => {
     const luod = await LuodProcess.start();
     const clients = await ByteClients.open(luod.port, CONNECTIONS, 200);

@@ -1,8 +1,21 @@
 /** Sessions that clients keep with luod: the contract over the wire, with every kind of file, real processes and their deaths. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { connect, createConnection, createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import koffi from 'koffi';
@@ -267,6 +280,21 @@ describe('a session of luod', () => {
       { event: 'release', result: 'ok', ...mine },
     ]);
   });
+
+  it('is told in the audit also when it ends because luod does', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'liveupdate-audit-'));
+    const file = join(folder, 'audit');
+    const own = await Host.start(['--audit', file]);
+    const other = await own.connect();
+    const session = await other.createSession('s', { custody: 'hold' });
+    expect(await own.stop()).toBe(0);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const last = readFileSync(file, 'utf8').trim().split('\n').at(-1) as string;
+    expect(JSON.parse(last)).toMatchObject({ event: 'release', session: 's', result: 'ok' });
+    rmSync(folder, { recursive: true });
+    session.close();
+    other.close();
+  });
 });
 
 describe('limits', () => {
@@ -399,6 +427,9 @@ describe.skipIf(process.getuid?.() !== 0 || !canBecome(65_534))('another user', 
       update: 'EACCES',
       kexec: 'EACCES',
     });
+    expect(host.audit()).toContainEqual(
+      expect.objectContaining({ event: 'drop', session: 's', uid: stranger, result: 'EACCES' }),
+    );
     child.stdin!.end();
     await once(child, 'exit');
     // Without files there is nothing to hold for him.

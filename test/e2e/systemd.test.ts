@@ -78,7 +78,7 @@ describe('a service manager', () => {
     expect(readFileSync(seen, 'utf8')).toBe('|||\n');
   });
 
-  it('keeps sessions, connections and programs for the next luod', { timeout: 60_000 }, async () => {
+  it('keeps sessions, connections and programs for the next luod', async () => {
     await manager.start();
     const client = await LuodClient.connect(manager.socket);
     const memfds = [1, 2, 3].map((size) => createMemfd('m', size));

@@ -216,6 +216,39 @@ describe('together', () => {
   });
 });
 
+describe('the health of workers', () => {
+  it('is asked of each by itself, and stops the others', { timeout: 60_000 }, async () => {
+    await start(6);
+    const check = ['--health', 'test %w != 2'];
+    const inTurn = await update('update', 'web', ...check);
+    expect(inTurn).toMatchObject({
+      ok: false,
+      new: ['web/1'],
+      old: ['web/2', 'web/3'],
+      error: { phase: 'health' },
+    });
+    const together = await update('update', 'web', '--together', ...check);
+    expect(together).toMatchObject({
+      ok: false,
+      new: [],
+      old: NAMES,
+      error: { code: 'ECHILD', phase: 'health' },
+    });
+    const { stdout } = await luoctl('history', 'web', '--json');
+    const { workers } = JSON.parse(stdout) as {
+      workers: { service: string; history: { outcome: string }[] }[];
+    };
+    expect(
+      workers.map(({ service, history }) => [service, ...history.map(({ outcome }) => outcome)]),
+    ).toEqual([
+      ['web/1', 'rolledBack', 'ok'],
+      ['web/2', 'rolledBack', 'rolledBack'],
+      ['web/3', 'rolledBack'],
+    ]);
+    expect((await luoctl('history', 'web')).stdout).toMatch(/^web\/1:\nWHEN .*\n[^:]*:.*rolled-back/);
+  });
+});
+
 describe('a worker that is killed', () => {
   it('loses its own connections alone, and no one who came meanwhile', { timeout: 60_000 }, async () => {
     await start();

@@ -115,7 +115,7 @@ function tell(change: Change): Promise<{ done?: boolean; error?: string } | unde
 }
 
 describe('the descriptor store', () => {
-  it(`is whole after ${KILLS} deaths at generated points`, { timeout: 120_000 }, async () => {
+  it(`is whole after ${KILLS} deaths at generated points`, { timeout: 600_000 }, async () => {
     const next = random(20_261_125);
     const below = (limit: number) => Math.floor(next() * limit);
     let kept = await start();

@@ -65,7 +65,7 @@ describe('luod is killed', () => {
     { stage: 'commit', image: 'new', ok: true },
     { stage: 'finish', image: 'old', ok: true },
   ];
-  it.each(stages)('when the $image image is at $stage', { timeout: 60_000 }, async ({ stage, image, ok }) => {
+  it.each(stages)('when the $image image is at $stage', async ({ stage, image, ok }) => {
     const fault = { FAULT: `kills-luod-at-${stage}` };
     await start(image === 'old' ? { env: fault } : {});
     const before = await luod.report();

@@ -40,7 +40,7 @@ beforeEach(async () => {
 afterEach(() => host.stop());
 
 describe('deaths of luod and of its clients', () => {
-  it(`${KILLS} of them, at generated points`, { timeout: 300_000 }, async () => {
+  it(`${KILLS} of them, at generated points`, { timeout: 900_000 }, async () => {
     const next = random(20_261_124);
     const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(next() * list.length)];
     const clients: LuodClient[] = [];

@@ -21,7 +21,7 @@ const cases = {
     await lu.ready();
   },
   'keep-nothing': () => lu.keep('k', () => 5),
-  'update-without-luod': () => lu.update(),
+  'update-before-ready': () => lu.update(),
 };
 try {
   await cases[process.argv[2]]();

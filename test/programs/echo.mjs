@@ -3,13 +3,15 @@
  * counts all of them in a state, and the memory holds a pattern. A second listener, on a unix path, answers each connection
  * with one line of JSON: what the program knows of itself.
  *
- * PORT (or ECHO_PATH, a unix path) and CONTROL say where, MEMORY how much. FAULT is what goes wrong on purpose, in this image.
+ * PORT (or ECHO_PATH, a unix path) and CONTROL say where, MEMORY how much. At HEALTH, a unix path that is not carried, it says by HTTP
+ * whether it is healthy. FAULT is what goes wrong on purpose, in this image.
  */
 import { readdirSync, readFileSync } from 'node:fs';
+import http from 'node:http';
 import net from 'node:net';
 import { liveupdate } from 'liveupdate';
 
-const { FAULT, PORT, ECHO_PATH, CONTROL, MEMORY = '65536' } = process.env;
+const { FAULT, PORT, ECHO_PATH, CONTROL, HEALTH, MEMORY = '65536' } = process.env;
 const STEP = 2654435761;
 
 if (FAULT === 'exits-at-start') process.exit(7);
@@ -79,8 +81,15 @@ process.on('SIGUSR1', () => {
 for (const name of ['freeze', 'unfreeze', 'rollback', 'orphaned']) lu.on(name, () => events.push(name));
 
 const where = ECHO_PATH ? { path: ECHO_PATH } : { host: '127.0.0.1', port: Number(PORT ?? 0) };
-await lu.listen('echo', server, { ...where, backlog: 4096 });
+await lu.listen('echo', server, { ...where, backlog: 4096, cut: process.env.CUT });
 await lu.listen('control', control, { path: CONTROL });
+
+let isHealthy = FAULT !== 'unhealthy';
+if (HEALTH) {
+  const health = http.createServer((_, response) => response.writeHead(isHealthy ? 200 : 503).end());
+  await new Promise((resolve) => health.listen(HEALTH, resolve));
+  health.unref();
+}
 
 killLuodAt('claimed');
 if (FAULT === 'never-ready') await new Promise((resolve) => setTimeout(resolve, 2 ** 30));
@@ -115,7 +124,13 @@ if (FAULT === 'kills-luod-in-the-cut') killInTheCut(process.env.LUOD_PID);
 if (FAULT === 'kills-luod-at-cut' && lu.origin === 'update') killInTheCut(process.ppid);
 if (lu.origin === 'fresh') lu.on('freeze', () => killLuodAt('freeze'));
 if (lu.origin === 'fresh') lu.on('finish', () => killLuodAt('finish'));
+if (FAULT === 'dies-after-ready') setTimeout(() => process.exit(9), 200);
 await lu.ready();
+if (lu.origin === 'update') {
+  if (FAULT === 'dies-after-commit') process.exit(3);
+  if (FAULT === 'unhealthy-after-commit') isHealthy = false;
+  if (FAULT === 'hangs-after-commit') for (;;);
+}
 if (lu.origin === 'update') killLuodAt('commit');
 if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
 total.generations.push(lu.generation);

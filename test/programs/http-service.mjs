@@ -119,4 +119,10 @@ await lu.listen(
   server,
   HTTP_PATH === undefined ? { port: Number(PORT), host: '127.0.0.1' } : { path: HTTP_PATH },
 );
+if (process.env.FAULT === 'freeze-throws') {
+  lu.on('freeze', () => {
+    throw Object.assign(new Error('not now'), { code: 'EBUSY' });
+  });
+}
 await lu.ready();
+process.stdout.write(`generation ${lu.generation} serves\n`);

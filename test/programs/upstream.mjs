@@ -1,5 +1,5 @@
 /**
- * A program with a connection of its own to a server (UPSTREAM is its port), kept for all generations; each says its number on it
+ * A program with a connection of its own to a server (UPSTREAM is its port or path), kept for all generations; each says its number on it
  * and tells on stderr what it was answered. With the word 'extra' it also keeps a state, with 'drop' it gives that up.
  */
 import { once } from 'node:events';
@@ -9,9 +9,10 @@ import { liveupdate } from 'liveupdate';
 const [word] = process.argv.slice(2);
 const lu = await liveupdate();
 if (word === 'extra') await lu.state('extra', () => ({}));
-if (process.env.UPSTREAM) {
+const { UPSTREAM } = process.env;
+if (UPSTREAM) {
   const socket = await lu.keep('upstream', async () => {
-    const made = net.connect(Number(process.env.UPSTREAM), '127.0.0.1');
+    const made = /^\d+$/.test(UPSTREAM) ? net.connect(Number(UPSTREAM), '127.0.0.1') : net.connect(UPSTREAM);
     await once(made, 'connect');
     return made;
   });

@@ -73,7 +73,7 @@ describe('what a kernel or a dead image left', () => {
     );
     const held = state?.value;
     restored.requireHandlers();
-    await restored.finish();
+    await restored.finish(new Set(), () => undefined);
     expect([state?.value, runs]).toEqual([{ n: 1, three: true }, 1]);
     expect(state?.value).toBe(held);
   });
@@ -103,6 +103,7 @@ function successorOf(makers: readonly MakeHandler[]) {
     failed: (error, phase) => failures.push({ error, phase }),
     late: new LateArrivals(() => undefined),
     committed: () => Promise.resolve(),
+    serveAhead: () => undefined,
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
   const send = (type: string, handover?: Buffer) => {

@@ -180,7 +180,7 @@ describe('wire', () => {
   });
 
   it('refuses more than a message may carry, and a queue that nobody empties', () => {
-    const [a, b] = pair({ lineFds: 10, lineBytes: 300_000, queuedBytes: 500_000 });
+    const [a, b] = pair({ lineFds: 10, sentLineBytes: 300_000, queuedBytes: 500_000 });
     expect(() => a.wire.send({ type: 'a' }, new Array<number>(11).fill(0))).toThrow(
       expect.objectContaining({ code: 'E2BIG' }),
     );
@@ -222,5 +222,19 @@ describe('wire', () => {
     end.wire.send({ type: 'a' });
     expect(await end.closed).toMatchObject({ code: 'EPIPE' });
     end.wire.send({ type: 'b' });
+  });
+
+  it('delivers first what he said last, where that is asked for', () => {
+    const [raw, own] = socketPair();
+    const told: string[] = [];
+    const events = {
+      message: ({ type }: WireMessage) => told.push(type),
+      closed: () => told.push('closed'),
+    };
+    const wire = new Wire(own, events, {}, { hearsLastWord: true });
+    sendFds(raw, Buffer.from('{"type":"refused"}\n'), []);
+    closeFd(raw);
+    wire.send({ type: 'a' });
+    expect(told).toEqual(['refused', 'closed']);
   });
 });

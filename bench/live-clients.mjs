@@ -1,0 +1,43 @@
+/** The clients of programs/clients.mjs, in as many processes as they need. */
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { end, environment, inTime, own } from './processes.mjs';
+
+const PROGRAM = join(dirname(fileURLToPath(import.meta.url)), 'programs', 'clients.mjs');
+/** Clients of one process: descriptor tables stay far below any limit. */
+const CLIENTS = 5000;
+
+/** Resolves when all are connected. */
+export async function connectClients(port, connections) {
+  const groups = [];
+  for (let left = connections; left > 0; left -= CLIENTS) {
+    const count = Math.min(left, CLIENTS);
+    const talking = Math.max(1, Math.round(count / 100));
+    const group = own(fork(PROGRAM, [port, count, talking], { env: environment }));
+    groups.push(group);
+    await inTime('clients to connect', once(group, 'message'));
+  }
+  return {
+    /** What they saw since the last question: the longest wait in ms, answers; and closed connections and wrong bytes, ever. */
+    async ask() {
+      const answers = await Promise.all(
+        groups.map(async (group) => {
+          group.send('report');
+          const [answer] = await inTime('the clients to report', once(group, 'message'));
+          return answer;
+        }),
+      );
+      return {
+        longest: Math.max(...answers.map(({ longest }) => longest)),
+        closed: answers.reduce((sum, { closed }) => sum + closed, 0),
+        wrong: answers.reduce((sum, { wrong }) => sum + wrong, 0),
+        answers: answers.reduce((sum, { answers }) => sum + answers, 0),
+      };
+    },
+    async stop() {
+      await Promise.all(groups.map((group) => end(group)));
+    },
+  };
+}

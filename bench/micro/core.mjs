@@ -1,0 +1,131 @@
+/** The orchestrator by itself: one image's files and sessions to the next, with handlers whose callbacks do next to nothing. */
+import { LiveUpdate } from '../../dist/core/index.js';
+import { series, threadTime } from './measure.mjs';
+
+const FILES = [10, 100, 1000, 10_000, 30_000, 100_000, 300_000];
+const SESSIONS = [10, 100, 1000, 10_000, 30_000, 100_000];
+/**
+ * From here on growth is judged. Below it, everything fits into the caches and the young generation: the collector, which copies what
+ * lives on, has not begun to cost anything.
+ */
+const FILES_FROM = 30_000;
+const SESSIONS_FROM = 10_000;
+
+const nothing = () => undefined;
+
+const handler = {
+  compatible: 'thing-v1',
+  ops: {
+    canPreserve: (_, file) => typeof file === 'object',
+    preserve(args) {
+      args.serializedData = 7n;
+    },
+    unpreserve: nothing,
+    freeze: nothing,
+    unfreeze: nothing,
+    retrieve(args) {
+      args.file = { data: args.serializedData };
+    },
+    canFinish: () => true,
+    finish: nothing,
+  },
+};
+
+function orchestrator() {
+  const liveupdate = new LiveUpdate();
+  liveupdate.registerFileHandler(handler);
+  return liveupdate;
+}
+
+/** Times the steps of a sample, one after the other. */
+function watch() {
+  const times = {};
+  let before = threadTime();
+  return {
+    times,
+    done(name) {
+      const now = threadTime();
+      times[name] = now - before;
+      before = now;
+    },
+  };
+}
+
+function filesOnce(count, tokens) {
+  const files = Array.from({ length: count }, (_, id) => ({ id }));
+  const old = orchestrator();
+  const session = old.createSession('s');
+  const { times, done } = watch();
+  for (let i = 0; i < count; i++) session.preserve(files[i], tokens[i]);
+  done('preserve');
+  const image = old.reboot();
+  done('freeze');
+  const next = orchestrator();
+  next.deserialize(image);
+  done('deserialize');
+  const retrieved = next.retrieveSession('s');
+  for (let i = 0; i < count; i++) retrieved.retrieve(tokens[i]);
+  done('retrieve');
+  retrieved.finish();
+  done('finish');
+  times.all = times.preserve + times.freeze + times.deserialize + times.retrieve + times.finish;
+  return times;
+}
+
+function sessionsOnce(count, names) {
+  const files = Array.from({ length: count }, (_, id) => ({ id }));
+  const old = orchestrator();
+  const { times, done } = watch();
+  const sessions = names.map((name) => old.createSession(name));
+  done('create');
+  for (let i = 0; i < count; i++) sessions[i].preserve(files[i], 0n);
+  done('preserve');
+  const image = old.reboot();
+  done('freeze');
+  const next = orchestrator();
+  next.deserialize(image);
+  done('deserialize');
+  const retrieved = names.map((name) => next.retrieveSession(name));
+  for (const session of retrieved) session.retrieve(0n);
+  done('retrieve');
+  for (const session of retrieved) session.finish();
+  for (const session of retrieved) session.close();
+  done('finish and close');
+  return times;
+}
+
+function onceEach(sizes, make) {
+  return new Map(sizes.map((size) => [size, make(size)]));
+}
+
+/** @returns the tables of this part. */
+export async function measureCore(repetitions) {
+  const counting = onceEach(FILES, (size) => Array.from({ length: size }, (_, i) => BigInt(i)));
+  const scattered = onceEach(FILES, (size) =>
+    Array.from({ length: size }, (_, i) => (BigInt(i) * 0x9e37_79b9_7f4a_7c15n) & 0xffff_ffff_ffff_ffffn),
+  );
+  const names = onceEach(SESSIONS, (size) => Array.from({ length: size }, (_, i) => `session-${i}`));
+  return [
+    {
+      title: 'Files of one session',
+      unit: 'µs a file',
+      sizes: FILES,
+      from: FILES_FROM,
+      rows: await series(FILES, repetitions, (size) => filesOnce(size, counting.get(size))),
+    },
+    {
+      title: 'The same with tokens that do not count from 0',
+      unit: 'µs a file',
+      sizes: FILES,
+      from: FILES_FROM,
+      rows: await series(FILES, repetitions, (size) => filesOnce(size, scattered.get(size))),
+    },
+    {
+      title: 'Sessions of one file each',
+      unit: 'µs a session',
+      sizes: SESSIONS,
+      from: SESSIONS_FROM,
+      rows: await series(SESSIONS, repetitions, (size) => sessionsOnce(size, names.get(size))),
+    },
+  ];
+}

@@ -1,0 +1,82 @@
+/**
+ * npm run bench:micro: what each part of an update costs by itself, and how it grows. Prints Markdown; exits 1 when something grows
+ * faster than linear, or a promise about memory is not kept.
+ */
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { faultsOf, machine, markdown, rowsOf, writeBlock } from './report.mjs';
+
+const PAGE = fileURLToPath(new URL('../../docs/performance.md', import.meta.url));
+const PARTS = ['core', 'handover', 'luod', 'memory'];
+const HELP = `node --expose-gc bench/micro/index.mjs [options]
+
+  --parts LIST         of ${PARTS.join(',')} (default: all)
+  --repetitions N      samples of each size (default 15)
+  --write              put the tables into docs/performance.md
+  --json               one JSON object
+  --help
+`;
+
+function usage(text) {
+  process.stderr.write(`${text}\n\n${HELP}`);
+  process.exit(2);
+}
+
+function options() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        parts: { type: 'string', default: PARTS.join(',') },
+        repetitions: { type: 'string', default: '15' },
+        write: { type: 'boolean', default: false },
+        json: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    });
+    return values;
+  } catch (error) {
+    return usage(error.message);
+  }
+}
+
+const values = options();
+if (values.help) {
+  process.stdout.write(HELP);
+  process.exit();
+}
+const parts = values.parts.split(',');
+const repetitions = Number(values.repetitions);
+if (parts.some((part) => !PARTS.includes(part))) usage(`--parts takes ${PARTS.join(', ')}`);
+if (!Number.isSafeInteger(repetitions) || repetitions < 1) usage('--repetitions takes a whole number');
+if (globalThis.gc === undefined) usage('run it with node --expose-gc: garbage is collected between samples');
+
+const tables = [];
+const facts = [];
+const faults = [];
+for (const part of parts) {
+  process.stderr.write(`${part} ...\n`);
+  if (part === 'core') tables.push(...(await (await import('./core.mjs')).measureCore(repetitions)));
+  if (part === 'handover')
+    tables.push(...(await (await import('./handover.mjs')).measureHandover(repetitions)));
+  if (part === 'luod') {
+    const found = await (await import('./luod.mjs')).measureLuod(repetitions);
+    tables.push(...found.tables);
+    facts.push(...found.facts);
+  }
+  if (part === 'memory') {
+    const found = await (await import('./memory.mjs')).measureMemory();
+    facts.push(...found.facts);
+    faults.push(...found.faults);
+  }
+}
+faults.push(...faultsOf(tables));
+const plain = tables.map(({ rows, from, ...table }) => ({ ...table, rows: rowsOf({ rows, from }) }));
+const text = markdown({ tables, facts });
+process.stdout.write(
+  values.json
+    ? `${JSON.stringify({ machine: machine(), tables: plain, facts, faults }, undefined, 2)}\n`
+    : text,
+);
+if (values.write) writeBlock(PAGE, text);
+for (const fault of faults) process.stderr.write(`${fault}\n`);
+process.exitCode = faults.length === 0 ? 0 : 1;

@@ -1,0 +1,62 @@
+/** What was measured, as a Markdown page and as JSON, and whether it grew as it may. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { cpus, release, totalmem } from 'node:os';
+import { growth } from './measure.mjs';
+
+/** The largest exponent that counts as linear. */
+export const LINEAR = 1.1;
+const BEGIN = '<!-- micro -->';
+const END = '<!-- /micro -->';
+
+export function machine() {
+  return `${cpus()[0].model}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.versions.node}`;
+}
+
+/** A table's rows as plain objects, each with its growth if the table has a range for it. */
+export function rowsOf({ rows, from }) {
+  return Array.from(rows, ([name, points]) => ({
+    name,
+    points,
+    ...(from === undefined ? {} : { growth: growth(points, from) }),
+  }));
+}
+
+/** What is wrong with the tables: growth above linear. */
+export function faultsOf(tables) {
+  return tables.flatMap((table) =>
+    rowsOf(table)
+      .filter((row) => row.growth !== undefined && !(row.growth.exponent <= LINEAR))
+      .map(({ name, growth: { exponent, from, to } }) => {
+        return `${table.title}, ${name}: grows with exponent ${exponent.toFixed(3)} from ${from} to ${to}; ${LINEAR} is allowed`;
+      }),
+  );
+}
+
+const digits = (number) => (number >= 100 ? number.toFixed(0) : number.toPrecision(3));
+
+function markdownTable(table) {
+  const { title, unit, sizes, from } = table;
+  const heads = [unit, ...sizes.map((size) => size.toLocaleString('en'))];
+  if (from !== undefined) heads.push(`exponent from ${from.toLocaleString('en')}`);
+  const lines = rowsOf(table).map(({ name, points, growth: fitted }) => {
+    const cells = points.map((point) => digits(point.median));
+    if (fitted !== undefined) cells.push(fitted.exponent.toFixed(2));
+    return `| ${[name, ...cells].join(' | ')} |`;
+  });
+  return `**${title}**\n\n| ${heads.join(' | ')} |\n|${'---|'.repeat(heads.length)}\n${lines.join('\n')}\n`;
+}
+
+/** @param parts.facts Lines that are no table, each a sentence. */
+export function markdown({ tables, facts }) {
+  const list = facts.map((fact) => `- ${fact}`).join('\n');
+  return `${machine()}\n\n${tables.map(markdownTable).join('\n')}${list === '' ? '' : `\n${list}\n`}`;
+}
+
+/** Puts `text` between the marks of a page. */
+export function writeBlock(page, text) {
+  const before = readFileSync(page, 'utf8');
+  const start = before.indexOf(BEGIN);
+  const end = before.indexOf(END);
+  if (start === -1 || end < start) throw new Error(`${page} has no ${BEGIN} ... ${END}`);
+  writeFileSync(page, `${before.slice(0, start + BEGIN.length)}\n${text}${before.slice(end)}`);
+}

@@ -1,0 +1,54 @@
+/** The service under `luod run`, updated by `luoctl update`. */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { end, environment, inTime, output, own } from './processes.mjs';
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const CLI = join(HERE, '..', 'dist', 'cli');
+
+/** Resolves when it serves. */
+export async function startOurs(port, memory) {
+  const folder = mkdtempSync(join(tmpdir(), 'liveupdate-bench-'));
+  const socket = join(folder, 'luod.sock');
+  const program = [process.execPath, join(HERE, 'programs', 'echo.mjs')];
+  const luod = own(
+    spawn(
+      process.execPath,
+      [join(CLI, 'luod.js'), 'run', '--name', 'echo', '--socket', socket, '--', ...program],
+      {
+        env: { ...environment, PORT: String(port), MEMORY: String(memory) },
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
+    ),
+  );
+  const serves = new Promise((resolve, reject) => {
+    let said = '';
+    luod.stderr.setEncoding('utf8').on('data', (text) => {
+      said += text;
+      if (said.includes('generation 1 serves')) resolve();
+    });
+    luod.once('exit', () => reject(new Error(said)));
+  });
+  await inTime('the service', serves);
+  const luoctl = async (command) =>
+    JSON.parse(
+      await output(process.execPath, [join(CLI, 'luoctl.js'), command, '--json', '--socket', socket]),
+    );
+  return {
+    /** Nothing but what an update's command costs the machine. */
+    idle: () => luoctl('status'),
+    /** luod's account of it. */
+    async update() {
+      const result = await luoctl('update');
+      if (!result.ok) throw new Error(`update failed: ${result.error.message}`);
+      return result;
+    },
+    async stop() {
+      await end(luod);
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
