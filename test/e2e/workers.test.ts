@@ -257,7 +257,7 @@ describe('a worker that is killed', () => {
     process.kill(two?.pid as number, 'SIGKILL');
     // Some are put into the queue of a worker that is dead.
     await clients?.add(40);
-    await luod.says(/web\/2: generation 2 serves/);
+    await luod.says(/web\/2: generation 2 serves, pid \d+$/m);
     expect(clients?.closed).toBe(two?.ids.length);
     expect(clients?.wrong).toEqual([]);
     const after = await reports();
@@ -326,7 +326,7 @@ describe('luod that is killed', () => {
     luod.signal('SIGKILL');
     await luod.exited;
     await luod.again();
-    await luod.says(/web\/2: generation 1 serves/);
+    await luod.says(/web\/2: generation 1 serves, pid \d+$/m);
     expect(await reports()).toMatchObject(WORKERS.map((worker) => ({ worker, workers: 3, generation: 1 })));
     luod.signal('SIGKILL');
     await luod.exited;
@@ -381,7 +381,7 @@ describe('luod run --workers', () => {
       flags: ['--workers', '2'],
       env: { FOLDER: folder },
     });
-    for (const worker of [1, 2]) await luod.says(new RegExp(`echo/${worker}: generation 1 serves`));
+    for (const worker of [1, 2]) await luod.says(new RegExp(`echo/${worker}: generation 1 serves, pid \\d+$`, 'm'));
     const told = [...luod.stderr.matchAll(/^\{.*\}$/gm)].map(
       ([line]) => JSON.parse(line) as Record<string, string>,
     );
