@@ -12,6 +12,7 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Server, Socket } from 'node:net';
+import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
@@ -23,12 +24,15 @@ import { ConnectionSet } from '../handlers/connection-set.js';
 import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
+import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
 import type { SharedListenOptions } from '../handlers/shared-port.js';
 import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
+import { connectionOf, Upgrades } from '../handlers/upgrades.js';
+import { type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
@@ -120,6 +124,8 @@ interface KeepOptions<T> {
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
 
+const LOWEST_PRIORITY = 19;
+
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
 
@@ -140,6 +146,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
+  readonly #upgrades = new Upgrades();
   #link: LuodLink | undefined;
   #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
@@ -372,7 +379,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const listener = await this.#keep('listener', name, open, Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server, cut);
+        const kept = new KeptListener(session, file, connections, server, this.#upgrades, cut);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -393,9 +400,45 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#counters.counter(name);
   }
 
-  /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
-  connection<S = unknown>(socket: Socket): Connection<S> {
-    const connection = Connection.from(socket);
+  /**
+   * Lets the connections of a `WebSocketServer` of the package `ws` cross, whose HTTP server goes to `listen()`. Each that crossed
+   * is emitted as 'connection', with the request it came by, when `ready()` has committed. Call it before `ready()`.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name, for what is no `WebSocketServer`, and for one that listens by itself (made
+   *   with `port`); EEXIST for a name in use; EBUSY after `ready()`, or when it has clients; ENOSYS for a version of `ws` whose
+   *   connections cannot be taken apart.
+   */
+  webSockets(name: string, server: WebSocketServerLike): void {
+    const session = sessionName('websocket', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'webSockets', session });
+    this.#upgrades.register(session, () => new WebSockets(session, server));
+  }
+
+  /**
+   * Answers that go on in the next image: event streams, say. `listener` gets the response of each, a new one at once, and one that
+   * crossed, with the request it answers, when `ready()` has committed. Call it before `ready()`; what it returns is called in the
+   * HTTP server's 'request', behind `writeHead`, and sends the head.
+   *
+   * @returns `open(request, response)`, which throws {LiveUpdateError} EINVAL for an answer with a Content-Length or one that has
+   *   ended; ENOENT when its server did not go to `listen()`.
+   * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST for a name in use; EBUSY after `ready()`.
+   */
+  streams(name: string, listener: StreamListener): OpenStream {
+    const session = sessionName('stream', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'streams', session });
+    const streams = new ResponseStreams(session, listener);
+    this.#upgrades.register(session, () => streams);
+    return (request, response) => streams.open(request, response);
+  }
+
+  /**
+   * The connection of a socket that came through `listen()`, of a WebSocket of a server that `webSockets()` knows, or of a response
+   * of `streams()`, with the program's own `state` for it.
+   */
+  connection<S = unknown>(socket: EventEmitter): Connection<S> {
+    const connection = connectionOf(socket) ?? Connection.from(socket as Socket);
     if (connection === undefined) {
       throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
         operation: 'connection',
@@ -499,6 +542,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** At the cut: the additions of this image join those of the ones before. */
   async #takeCounters(): Promise<void> {
     const { flb } = this.#counters;
+    // A version that counts nothing gives up what the one before counted.
+    if (this.#counters.size === 0) return;
     try {
       this.#counters.take(await this.orchestrator.getIncoming(flb));
       await this.orchestrator.putIncoming(flb);
@@ -550,6 +595,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     const incoming = this.#incoming;
     const dropped = new Set(options.drop);
+    this.#upgrades.drop(dropped);
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
@@ -561,6 +607,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
+      if (incoming instanceof Successor) this.#upgrades.rehearse();
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
       this.#counters.open();
@@ -568,9 +615,12 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
       this.#say(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
-      for (const kept of this.#kept.values()) {
-        if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
-      }
+      // All at once: each looks for connections that speak at every turn.
+      await Promise.all(
+        [...this.#kept.values()].map((kept) =>
+          kept instanceof KeptListener ? kept.connections.announce(ANNOUNCED_PER_TURN) : undefined,
+        ),
+      );
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
@@ -853,6 +903,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       this.emit('finish');
     } finally {
+      // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
+      setPriority(LOWEST_PRIORITY);
       process.exit(0);
     }
   }

@@ -381,7 +381,8 @@ describe('luod run --workers', () => {
       flags: ['--workers', '2'],
       env: { FOLDER: folder },
     });
-    for (const worker of [1, 2]) await luod.says(new RegExp(`echo/${worker}: generation 1 serves, pid \\d+$`, 'm'));
+    for (const worker of [1, 2])
+      await luod.says(new RegExp(`echo/${worker}: generation 1 serves, pid \\d+$`, 'm'));
     const told = [...luod.stderr.matchAll(/^\{.*\}$/gm)].map(
       ([line]) => JSON.parse(line) as Record<string, string>,
     );
