@@ -87,7 +87,7 @@ export class LuodProcess {
   readonly socket: string;
   readonly control: string;
   readonly port: number;
-  readonly #start: (command: readonly string[]) => void;
+  readonly #start: (command: readonly string[], flags?: readonly string[]) => void;
   readonly #command: readonly string[];
   #child!: ChildProcess;
   exited: Promise<number | null> = Promise.resolve(0);
@@ -106,8 +106,8 @@ export class LuodProcess {
     this.socket = join(folder, 'luod.sock');
     this.control = join(folder, 'control.sock');
     this.#command = command;
-    this.#start = (words) => {
-      const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, '--', ...words];
+    this.#start = (words, moreFlags = []) => {
+      const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, ...moreFlags, '--', ...words];
       const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: { ...process.env, PORT: String(port), CONTROL: this.control, ...env },
@@ -127,9 +127,9 @@ export class LuodProcess {
   }
 
   /** Starts luod again, after its death, and waits until it has taken over. */
-  async again(command: readonly string[] = this.#command): Promise<void> {
+  async again(command: readonly string[] = this.#command, flags: readonly string[] = []): Promise<void> {
     this.stderr = '';
-    this.#start(command);
+    this.#start(command, flags);
     await this.says(/took over \d+ sessions/);
   }
 
