@@ -79,6 +79,11 @@ export async function freePort(): Promise<number> {
   }
 }
 
+/** What luod says when a program that uses liveupdate serves. */
+export function servesItself(generation: number): RegExp {
+  return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
+}
+
 /** Above those of services that a machine may have. */
 const LOWEST_PORT = 10_000;
 
