@@ -149,7 +149,8 @@ describe('bench', () => {
       'blackout.mjs',
       '--rolling',
       '0',
-      ...['--connections', '20', '--memory', '65536', '--updates', '2', '--rounds', '1', '--json'],
+      ...['--connections', '20', '--memory', '65536', '--rolling', '0'],
+      ...['--updates', '2', '--rounds', '1', '--json'],
     );
     expect(code, said).toBe(0);
     expect(JSON.parse(out).rows).toMatchObject([
