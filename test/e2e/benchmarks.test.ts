@@ -147,8 +147,6 @@ describe('bench', () => {
   it('compares the blackout with the same service moved by hand', { timeout: 120_000 }, async () => {
     const { out, said, code } = await run(
       'blackout.mjs',
-      '--rolling',
-      '0',
       ...['--connections', '20', '--memory', '65536', '--rolling', '0'],
       ...['--updates', '2', '--rounds', '1', '--json'],
     );
