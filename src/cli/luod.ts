@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 /** luod: the daemon. `luod run -- CMD…` runs one program under it and ends with it. */
+// First, for what it does while the others load.
+import './small-heap.js';
 import { basename } from 'node:path';
 import { Command, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
