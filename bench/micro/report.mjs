@@ -5,8 +5,6 @@ import { growth } from './measure.mjs';
 
 /** The largest exponent that counts as linear. */
 export const LINEAR = 1.1;
-const BEGIN = '<!-- micro -->';
-const END = '<!-- /micro -->';
 
 export function machine() {
   return `${cpus()[0].model}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.versions.node}`;
@@ -52,11 +50,12 @@ export function markdown({ tables, facts }) {
   return `${machine()}\n\n${tables.map(markdownTable).join('\n')}${list === '' ? '' : `\n${list}\n`}`;
 }
 
-/** Puts `text` between the marks of a page. */
-export function writeBlock(page, text) {
+/** Puts `text` between the marks of a page that have this name. */
+export function writeBlock(page, text, name = 'micro') {
   const before = readFileSync(page, 'utf8');
-  const start = before.indexOf(BEGIN);
-  const end = before.indexOf(END);
-  if (start === -1 || end < start) throw new Error(`${page} has no ${BEGIN} ... ${END}`);
-  writeFileSync(page, `${before.slice(0, start + BEGIN.length)}\n${text}${before.slice(end)}`);
+  const [begin, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
+  const start = before.indexOf(begin);
+  const stop = before.indexOf(end);
+  if (start === -1 || stop < start) throw new Error(`${page} has no ${begin} ... ${end}`);
+  writeFileSync(page, `${before.slice(0, start + begin.length)}\n${text}${before.slice(stop)}`);
 }

@@ -24,15 +24,12 @@ interface HttpSocket extends Socket {
 }
 
 export function httpProtocol(server: Server): ServerProtocol {
-  // Undoes the timeout of an idle connection when its next request comes, as Node does for its own.
-  server.prependListener('request', ({ socket }: IncomingMessage) => {
-    if (idle.delete(socket)) socket.setTimeout(server.timeout);
-  });
+  const idle = new IdleConnections(server);
   return {
     crosses: true,
     movable: () => isBetweenRequests,
     save: (connection) => (isUnused(connection) ? UNUSED : undefined),
-    receive: (connection) => receive(server, connection),
+    receive: (connection) => receive(server, idle, connection),
     linger: (staying, canCross) => linger(server, staying, canCross),
     lastResponses: (staying) => lastResponses(server, staying),
   };
@@ -69,16 +66,44 @@ function isUnused({ socket, crossed }: Connection): boolean {
   return (!crossed || unused.has(socket)) && (socket as HttpSocket)._handle?.bytesRead === 0;
 }
 
-/** Sockets that wait for their next request, which Node would take for new ones: a minute, and then a 408. */
-const idle = new WeakSet<Socket>();
+/**
+ * Connections that crossed and wait for their next request, which Node would take for new ones: a minute, and then a 408. The timeout
+ * that they get instead is undone when the request comes, as Node does for its own. Requests are looked at only while there are such
+ * connections: an image that nothing came to, or whose connections have all spoken, pays nothing for them.
+ */
+class IdleConnections {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
 
-function receive(server: Server, connection: Connection): void {
+  constructor(server: Server) {
+    this.#server = server;
+  }
+
+  add(socket: Socket): void {
+    if (this.#sockets.size === 0) this.#server.prependListener('request', this.#onRequest);
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#forget(socket));
+    socket.setTimeout(this.#server.keepAliveTimeout);
+  }
+
+  readonly #onRequest = ({ socket }: IncomingMessage): void => {
+    if (!this.#sockets.has(socket)) return;
+    socket.setTimeout(this.#server.timeout);
+    this.#forget(socket);
+  };
+
+  #forget(socket: Socket): void {
+    if (this.#sockets.delete(socket) && this.#sockets.size === 0)
+      this.#server.off('request', this.#onRequest);
+  }
+}
+
+function receive(server: Server, idle: IdleConnections, connection: Connection): void {
   const { socket } = connection;
   server.emit('connection', socket);
   if (connection.saved?.value === UNUSED) unused.add(socket);
   else if (connection.isSilent && server.keepAliveTimeout > 0) {
     idle.add(socket);
-    socket.setTimeout(server.keepAliveTimeout);
   }
 }
 
