@@ -10,20 +10,25 @@ export function machine() {
   return `${cpus()[0].model}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.versions.node}`;
 }
 
-/** A table's rows as plain objects, each with its growth if the table has a range for it. */
-export function rowsOf({ rows, from }) {
+/**
+ * A table's rows as plain objects, each with its growth if the table has a range for it: with V8's collector as it is, and, where that was
+ * measured, without one.
+ */
+export function rowsOf({ rows, from, uncollected }) {
   return Array.from(rows, ([name, points]) => ({
     name,
     points,
     ...(from === undefined ? {} : { growth: growth(points, from) }),
+    ...(uncollected?.has(name) ? { uncollected: growth(uncollected.get(name), from) } : {}),
   }));
 }
 
-/** What is wrong with the tables: growth above linear. */
+/** What is wrong with the tables: growth above linear, of our own code alone where that is known. */
 export function faultsOf(tables) {
   return tables.flatMap((table) =>
     rowsOf(table)
-      .filter((row) => row.growth !== undefined && !(row.growth.exponent <= LINEAR))
+      .map(({ name, growth, uncollected }) => ({ name, growth: uncollected ?? growth }))
+      .filter(({ growth }) => growth !== undefined && !(growth.exponent <= LINEAR))
       .map(({ name, growth: { exponent, from, to } }) => {
         return `${table.title}, ${name}: grows with exponent ${exponent.toFixed(3)} from ${from} to ${to}; ${LINEAR} is allowed`;
       }),
@@ -33,12 +38,14 @@ export function faultsOf(tables) {
 const digits = (number) => (number >= 100 ? number.toFixed(0) : number.toPrecision(3));
 
 function markdownTable(table) {
-  const { title, unit, sizes, from } = table;
+  const { title, unit, sizes, from, uncollected } = table;
   const heads = [unit, ...sizes.map((size) => size.toLocaleString('en'))];
   if (from !== undefined) heads.push(`exponent from ${from.toLocaleString('en')}`);
-  const lines = rowsOf(table).map(({ name, points, growth: fitted }) => {
+  if (uncollected !== undefined) heads.push('without collections');
+  const lines = rowsOf(table).map(({ name, points, growth: fitted, uncollected: without }) => {
     const cells = points.map((point) => digits(point.median));
     if (fitted !== undefined) cells.push(fitted.exponent.toFixed(2));
+    if (without !== undefined) cells.push(without.exponent.toFixed(2));
     return `| ${[name, ...cells].join(' | ')} |`;
   });
   return `**${title}**\n\n| ${heads.join(' | ')} |\n|${'---|'.repeat(heads.length)}\n${lines.join('\n')}\n`;

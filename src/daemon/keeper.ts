@@ -187,7 +187,11 @@ export class Keeper {
     this.#watch.close();
     closeFd(this.#listener);
     closeFd(this.#spare);
-    unlinkSync(this.#options.path);
+    try {
+      unlinkSync(this.#options.path);
+    } catch {
+      // Somebody removed it, or its whole folder; it leads nowhere now in any case, and the end must not wait for it.
+    }
     this.#options.ended();
   }
 }

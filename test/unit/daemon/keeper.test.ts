@@ -29,6 +29,14 @@ it('listens where only its user may connect, and takes its socket along when it 
   expect(existsSync(path)).toBe(false);
 });
 
+it('ends although its folder is gone', async () => {
+  const ended = new Promise<void>((resolve) => new Keeper({ path, patienceMs: 60_000, ended: resolve }));
+  const { link } = await KeeperLink.open(path, 60_000);
+  rmSync(folder, { recursive: true });
+  link.bye();
+  await ended;
+});
+
 it('turns away whoever is not in charge, and goes on', async () => {
   new Keeper({ path, patienceMs: 60_000, ended: () => undefined });
   const { link } = await KeeperLink.open(path, 60_000);
