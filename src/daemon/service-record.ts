@@ -24,6 +24,14 @@ const serviceRecord = z.object({
   /** What ran before the last update. */
   previous: command.optional(),
   cwd: z.string(),
+  /** Of one of several workers. */
+  worker: z
+    .object({
+      group: z.string().min(1),
+      index: z.number().int().positive(),
+      count: z.number().int().positive(),
+    })
+    .optional(),
   restart: z.enum(['on-failure', 'always', 'never']),
   maxRestarts: z.number().int().nonnegative(),
   fresh: z.boolean(),
@@ -76,6 +84,8 @@ const updateRecord = z.object({
   asked: askedRecord.optional(),
 });
 
+/** Which worker of which group a service is. */
+export type WorkerOf = NonNullable<Infer<typeof serviceRecord>['worker']>;
 export type ServiceRecord = Infer<typeof serviceRecord>;
 export type ImageRecord = Infer<typeof imageRecord>;
 export type UpdateRecord = Infer<typeof updateRecord>;
