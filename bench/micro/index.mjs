@@ -68,7 +68,7 @@ async function addUncollected(core) {
     '--repetitions',
     values.repetitions,
   ];
-  const child = spawn(process.execPath, [...flags, ...words], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, [...flags, ...words], { stdio: ['ignore', 'pipe', 'ignore'] });
   let out = '';
   for await (const chunk of child.stdout.setEncoding('utf8')) out += chunk;
   const { tables: measured } = JSON.parse(out);
