@@ -2,6 +2,7 @@
  * npm run bench:micro: what each part of an update costs by itself, and how it grows. Prints Markdown; exits 1 when something grows
  * faster than linear, or a promise about memory is not kept.
  */
+import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { faultsOf, machine, markdown, rowsOf, writeBlock } from './report.mjs';
@@ -14,6 +15,7 @@ const HELP = `node --expose-gc bench/micro/index.mjs [options]
   --repetitions N      samples of each size (default 15)
   --write              put the tables into docs/performance.md
   --json               one JSON object
+  --no-collector       of the core only as it is, with whatever young generation this process was started with
   --help
 `;
 
@@ -30,6 +32,7 @@ function options() {
         repetitions: { type: 'string', default: '15' },
         write: { type: 'boolean', default: false },
         json: { type: 'boolean', default: false },
+        'no-collector': { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
       },
     });
@@ -50,12 +53,41 @@ if (parts.some((part) => !PARTS.includes(part))) usage(`--parts takes ${PARTS.jo
 if (!Number.isSafeInteger(repetitions) || repetitions < 1) usage('--repetitions takes a whole number');
 if (globalThis.gc === undefined) usage('run it with node --expose-gc: garbage is collected between samples');
 
+/**
+ * Adds to each table the same measured in a process whose young generation is so large that nothing is collected: V8 copies what lives
+ * through a collection, and everything that an update makes does.
+ */
+async function addUncollected(core) {
+  const flags = [...process.execArgv, '--min-semi-space-size=256', '--max-semi-space-size=256'];
+  const words = [
+    process.argv[1],
+    '--parts',
+    'core',
+    '--no-collector',
+    '--json',
+    '--repetitions',
+    values.repetitions,
+  ];
+  const child = spawn(process.execPath, [...flags, ...words], { stdio: ['ignore', 'pipe', 'ignore'] });
+  let out = '';
+  for await (const chunk of child.stdout.setEncoding('utf8')) out += chunk;
+  const { tables: measured } = JSON.parse(out);
+  for (const table of core) {
+    const { rows } = measured.find(({ title }) => title === table.title);
+    table.uncollected = new Map(rows.map(({ name, points }) => [name, points]));
+  }
+}
+
 const tables = [];
 const facts = [];
 const faults = [];
 for (const part of parts) {
   process.stderr.write(`${part} ...\n`);
-  if (part === 'core') tables.push(...(await (await import('./core.mjs')).measureCore(repetitions)));
+  if (part === 'core') {
+    const core = await (await import('./core.mjs')).measureCore(repetitions);
+    if (!values['no-collector']) await addUncollected(core);
+    tables.push(...core);
+  }
   if (part === 'handover')
     tables.push(...(await (await import('./handover.mjs')).measureHandover(repetitions)));
   if (part === 'luod') {
@@ -70,7 +102,10 @@ for (const part of parts) {
   }
 }
 faults.push(...faultsOf(tables));
-const plain = tables.map(({ rows, from, ...table }) => ({ ...table, rows: rowsOf({ rows, from }) }));
+const plain = tables.map(({ rows, from, uncollected, ...table }) => ({
+  ...table,
+  rows: rowsOf({ rows, from, uncollected }),
+}));
 const text = markdown({ tables, facts });
 process.stdout.write(
   values.json

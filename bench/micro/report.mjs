@@ -5,27 +5,30 @@ import { growth } from './measure.mjs';
 
 /** The largest exponent that counts as linear. */
 export const LINEAR = 1.1;
-const BEGIN = '<!-- micro -->';
-const END = '<!-- /micro -->';
 
 export function machine() {
   return `${cpus()[0].model}, ${cpus().length} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node ${process.versions.node}`;
 }
 
-/** A table's rows as plain objects, each with its growth if the table has a range for it. */
-export function rowsOf({ rows, from }) {
+/**
+ * A table's rows as plain objects, each with its growth if the table has a range for it: with V8's collector as it is, and, where that was
+ * measured, without one.
+ */
+export function rowsOf({ rows, from, uncollected }) {
   return Array.from(rows, ([name, points]) => ({
     name,
     points,
     ...(from === undefined ? {} : { growth: growth(points, from) }),
+    ...(uncollected?.has(name) ? { uncollected: growth(uncollected.get(name), from) } : {}),
   }));
 }
 
-/** What is wrong with the tables: growth above linear. */
+/** What is wrong with the tables: growth above linear, of our own code alone where that is known. */
 export function faultsOf(tables) {
   return tables.flatMap((table) =>
     rowsOf(table)
-      .filter((row) => row.growth !== undefined && !(row.growth.exponent <= LINEAR))
+      .map(({ name, growth, uncollected }) => ({ name, growth: uncollected ?? growth }))
+      .filter(({ growth }) => growth !== undefined && !(growth.exponent <= LINEAR))
       .map(({ name, growth: { exponent, from, to } }) => {
         return `${table.title}, ${name}: grows with exponent ${exponent.toFixed(3)} from ${from} to ${to}; ${LINEAR} is allowed`;
       }),
@@ -35,12 +38,14 @@ export function faultsOf(tables) {
 const digits = (number) => (number >= 100 ? number.toFixed(0) : number.toPrecision(3));
 
 function markdownTable(table) {
-  const { title, unit, sizes, from } = table;
+  const { title, unit, sizes, from, uncollected } = table;
   const heads = [unit, ...sizes.map((size) => size.toLocaleString('en'))];
   if (from !== undefined) heads.push(`exponent from ${from.toLocaleString('en')}`);
-  const lines = rowsOf(table).map(({ name, points, growth: fitted }) => {
+  if (uncollected !== undefined) heads.push('without collections');
+  const lines = rowsOf(table).map(({ name, points, growth: fitted, uncollected: without }) => {
     const cells = points.map((point) => digits(point.median));
     if (fitted !== undefined) cells.push(fitted.exponent.toFixed(2));
+    if (without !== undefined) cells.push(without.exponent.toFixed(2));
     return `| ${[name, ...cells].join(' | ')} |`;
   });
   return `**${title}**\n\n| ${heads.join(' | ')} |\n|${'---|'.repeat(heads.length)}\n${lines.join('\n')}\n`;
@@ -52,11 +57,12 @@ export function markdown({ tables, facts }) {
   return `${machine()}\n\n${tables.map(markdownTable).join('\n')}${list === '' ? '' : `\n${list}\n`}`;
 }
 
-/** Puts `text` between the marks of a page. */
-export function writeBlock(page, text) {
+/** Puts `text` between the marks of a page that have this name. */
+export function writeBlock(page, text, name = 'micro') {
   const before = readFileSync(page, 'utf8');
-  const start = before.indexOf(BEGIN);
-  const end = before.indexOf(END);
-  if (start === -1 || end < start) throw new Error(`${page} has no ${BEGIN} ... ${END}`);
-  writeFileSync(page, `${before.slice(0, start + BEGIN.length)}\n${text}${before.slice(end)}`);
+  const [begin, end] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
+  const start = before.indexOf(begin);
+  const stop = before.indexOf(end);
+  if (start === -1 || stop < start) throw new Error(`${page} has no ${begin} ... ${end}`);
+  writeFileSync(page, `${before.slice(0, start + begin.length)}\n${text}${before.slice(stop)}`);
 }

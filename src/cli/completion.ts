@@ -4,7 +4,6 @@
  */
 import { Argument, type Command, type Option } from 'commander';
 import { socketPath } from '../daemon/socket-address.js';
-import { ask } from './luod-client.js';
 
 /** What a script calls: the words of the line up to the cursor, the last of which is the one to complete. */
 const COMPLETE_WORDS = 'complete-words';
@@ -101,6 +100,8 @@ async function candidates(program: Command, words: readonly string[]): Promise<s
 async function liveNames(kind: string, socket: string | undefined): Promise<string[]> {
   try {
     const path = socketPath(socket);
+    // Only here: luod completes, too, and asks nobody for the rest of its life.
+    const { ask } = await import('./luod-client.js');
     if (kind === 'service') {
       const { services = [] } = await ask(path, { type: 'services' });
       const known = services as { name: string; worker?: { group: string } }[];

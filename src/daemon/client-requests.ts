@@ -11,6 +11,7 @@ import type { Agents } from './agents.js';
 import type { Client } from './client.js';
 import type { Events } from './events.js';
 import type { HostSessions } from './host-sessions.js';
+import { type ImageHello, parseImageHello } from './image-messages.js';
 import { KernelUpdate, type KexecResult } from './kernel-update.js';
 import type { Limits } from './limits.js';
 import type { LuodStatus, SessionStatus } from './luod-status.js';
@@ -78,6 +79,11 @@ export class ClientRequests {
     const { id } = message;
     if (message.type === 'resume') return;
     try {
+      const image = parseImageHello(message);
+      if (image !== undefined) {
+        this.#greet(client, image);
+        return;
+      }
       const request = parseRequest(message);
       if (!client.isOperator && !OPEN_TO_ALL.has(request.type)) {
         throw new LiveUpdateError('EACCES', `uid ${client.peer.uid} may not ask for ${request.type}`);
@@ -266,10 +272,6 @@ export class ClientRequests {
 
   #hello(client: Client, hello: Extract<Request, { type: 'hello' }>): void {
     const wire = client.wire as Wire;
-    if (hello.image !== undefined && hello.pid !== undefined) {
-      this.#greet(client, { protocol: hello.protocol, image: hello.image, pid: hello.pid });
-      return;
-    }
     const versions = Array.isArray(hello.protocol) ? hello.protocol : [hello.protocol];
     if (!versions.includes(PROTOCOL_VERSION)) {
       const text = `you speak protocol ${versions.join(', ')}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}`;
@@ -280,7 +282,7 @@ export class ClientRequests {
   }
 
   /** An image that luod started; from here on it is no client. */
-  #greet(client: Client, hello: { protocol: unknown; image: string; pid: number }): void {
+  #greet(client: Client, hello: ImageHello): void {
     const wire = client.wire as Wire;
     const expected = this.#luod.services.expects(hello.image);
     if (expected === undefined) {
@@ -288,8 +290,7 @@ export class ClientRequests {
       wire.send({ type: 'refused', error: { code: 'EPERM', message } });
     } else if (hello.protocol !== PROTOCOL_VERSION) {
       const { service, image } = expected;
-      const spoken = [hello.protocol].flat().join(', ');
-      const message = `pid ${hello.pid} speaks protocol ${spoken}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}: run both from the same version of liveupdate, luod first (luoctl self-update)`;
+      const message = `pid ${hello.pid} speaks protocol ${hello.protocol}, and this luod (${this.#luod.version}) protocol ${PROTOCOL_VERSION}: run both from the same version of liveupdate, luod first (luoctl self-update)`;
       const error = { code: 'EPROTONOSUPPORT', message };
       wire.send({ type: 'refused', error });
       service.refuse(image, error);

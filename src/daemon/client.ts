@@ -1,9 +1,10 @@
 /** Whoever is connected to luod's socket: an operator, a member of the group, or an image that said hello. */
-import { z } from 'zod';
+
 import type { Wire } from '../handover/wire.js';
 import type { AgentConnection } from './agents.js';
 import type { Peer } from './host-session.js';
 import type { ImageProcess } from './image-process.js';
+import { z } from './lazy-zod.js';
 
 export interface Client {
   /** Its group in the keeper. */

@@ -9,10 +9,11 @@
  * The store takes one open file once: systemd compares with kcmp(2) and drops a second one. Nothing that luod keeps is kept twice; what
  * an item has already is amended, not put again.
  */
-import { z } from 'zod';
+
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from '../linux/fd.js';
 import { KeeperLink, type KeptItem, type LastingStore, type Succession } from './keeper-link.js';
+import { z } from './lazy-zod.js';
 import type { GivenFd, ServiceManager } from './service-manager.js';
 import { StateLog } from './state-log.js';
 

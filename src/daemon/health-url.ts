@@ -2,7 +2,6 @@
  * A health check that is a URL: healthy when it answers 2xx. Only this machine is asked, over loopback or a unix socket: what luod
  * is told to ask must not become a way to reach what only luod's machine can reach. A redirection is an answer, and not a 2xx.
  */
-import { get } from 'node:http';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import type { ErrorReport } from '../handover/protocol.js';
@@ -49,11 +48,13 @@ function parseUnix(text: string): HealthUrl {
  * @returns why it is not healthy: EPROTO another answer than 2xx, ETIMEDOUT none in time, ECANCELED when called off, or the
  *   errno of the connection; undefined when it is.
  */
-export function askUrl(
+export async function askUrl(
   text: string,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<ErrorReport | undefined> {
+  // Only here: most services have no such check, and a client of HTTP is a megabyte.
+  const { get } = await import('node:http');
   const { promise, resolve } = withResolvers<ErrorReport | undefined>();
   // A connection for each question: one that is kept would be asked of the version that it once belonged to.
   const request = get({ ...parseHealthUrl(text), agent: false, headers: { 'user-agent': 'luod' } });
@@ -79,5 +80,5 @@ export function askUrl(
     // A name with several addresses fails with one error for all of them, and no text.
     settle({ code, message: `${text}: ${error.message || (error as NodeJS.ErrnoException).code}` });
   });
-  return promise;
+  return await promise;
 }

@@ -13,11 +13,11 @@
  * all of them end; whoever has no use for the answer any more aborts the signal, upon which a command is killed.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { ENV_IMAGE, ENV_SOCKET, type ErrorReport } from '../handover/protocol.js';
 import { runCheck } from './health-command.js';
 import { askUrl, parseHealthUrl } from './health-url.js';
+import { type Infer, z } from './lazy-zod.js';
 
 /** Between questions to a URL that has not answered well yet. */
 const POLL_MS = 100;
@@ -68,9 +68,9 @@ export const healthPolicy = z.object({
   watchMs: milliseconds,
 });
 
-export type HealthCheck = z.infer<typeof healthCheck>;
-export type HealthWords = z.infer<typeof healthWords>;
-export type HealthPolicy = z.infer<typeof healthPolicy>;
+export type HealthCheck = Infer<typeof healthCheck>;
+export type HealthWords = Infer<typeof healthWords>;
+export type HealthPolicy = Infer<typeof healthPolicy>;
 
 /** For an update whose version is trusted: nothing is asked and nothing watched, unless the same request says so. */
 export const TRUSTED: HealthWords = { check: null, minUptime: 0, watch: 0 };

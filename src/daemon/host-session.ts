@@ -18,7 +18,7 @@
  * Handing over is a live update of this one session: its orchestrator freezes it and leaves an image, from which a new
  * orchestrator takes it in. So what happens to files, and in which order, is core's business here as everywhere.
  */
-import { z } from 'zod';
+
 import { type ErrorContext, LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate, type Session } from '../core/index.js';
 import type { Image, MaybePromise, Token } from '../core/types.js';
@@ -33,6 +33,7 @@ import { socketCookie } from '../linux/socket-facts.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Audit } from './audit.js';
 import type { KeptItem, Store } from './keeper-link.js';
+import { type Infer, z } from './lazy-zod.js';
 import type { Limits } from './limits.js';
 import type { MemoryUse } from './memory-use.js';
 import { errorReply, reportOf } from './phases.js';
@@ -89,7 +90,7 @@ export const sessionRecord = z.object({
   socket: z.string().optional(),
 });
 
-export type SessionRecord = z.infer<typeof sessionRecord>;
+export type SessionRecord = Infer<typeof sessionRecord>;
 
 /** A file's item in the keeper; its record is the token. */
 export const fileRecord = z.object({

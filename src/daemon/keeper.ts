@@ -16,18 +16,26 @@
  *
  * A luod that leaves without 'bye' is expected back for a while; then the keeper lets go of everything, and with it of the
  * clients, who see their sessions end.
+ *
+ * It is there all the time and does next to nothing, so what it costs is its memory: it imports little, and of Node's own modules none that
+ * has streams.
  */
-import { createServer, type Server } from 'node:net';
+import { unlinkSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
-import { detach } from '../handover/dial.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
-import { closeFd } from '../linux/fd.js';
+import { acceptNow } from '../linux/accept.js';
+import { closeFd, dupFd } from '../linux/fd.js';
+import { openListeningSocket } from '../linux/listen-socket.js';
+import { type FdWatch, watchFd } from '../linux/poll.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 
 interface Item {
   record: unknown;
   fds: number[];
 }
+
+/** The luod in charge, those that look at what is kept, and none besides. */
+const BACKLOG = 511;
 
 export interface KeeperOptions {
   readonly path: string;
@@ -39,30 +47,43 @@ export interface KeeperOptions {
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  readonly #server: Server;
+  readonly #listener: number;
+  #spare: number;
+  readonly #watch: FdWatch;
   readonly #groups = new Map<string, Map<string, Item>>();
   #inCharge: Wire | undefined;
   #waiting: NodeJS.Timeout | undefined;
 
-  private constructor(options: KeeperOptions) {
+  /** @throws {LiveUpdateError} EADDRINUSE, EACCES, ENOENT, EINVAL: as `openListeningSocket`. */
+  constructor(options: KeeperOptions) {
     this.#options = options;
-    this.#server = createServer({ pauseOnConnect: true }, (socket) => this.#accept(detach(socket)));
-  }
-
-  /** @throws the errno of bind(2) and listen(2), as Node's system error. */
-  static async listen(options: KeeperOptions): Promise<Keeper> {
-    const keeper = new Keeper(options);
     const umask = process.umask(0o177);
     try {
-      await new Promise<void>((resolve, reject) => {
-        keeper.#server.once('error', reject);
-        keeper.#server.listen(options.path, resolve);
-      });
+      this.#listener = openListeningSocket({ path: options.path }, BACKLOG);
     } finally {
       process.umask(umask);
     }
-    keeper.#await();
-    return keeper;
+    this.#spare = dupFd(this.#listener);
+    this.#watch = watchFd(this.#listener, { readable: true }, ({ error }) => {
+      if (error !== undefined) throw error;
+      for (let fd = this.#next(); fd !== undefined; fd = this.#next()) this.#accept(fd);
+    });
+    this.#await();
+  }
+
+  /** Who knocks next. A keeper that is full turns him away with the descriptor that it has for this, or would be called for ever. */
+  #next(): number | undefined {
+    try {
+      return acceptNow(this.#listener);
+    } catch (error) {
+      const { code } = LiveUpdateError.from(error);
+      if (code !== 'EMFILE' && code !== 'ENFILE') throw error;
+      closeFd(this.#spare);
+      const turnedAway = acceptNow(this.#listener);
+      if (turnedAway !== undefined) closeFd(turnedAway);
+      this.#spare = dupFd(this.#listener);
+      return undefined;
+    }
   }
 
   #accept(fd: number): void {
@@ -163,7 +184,14 @@ export class Keeper {
   #end(): void {
     clearTimeout(this.#waiting);
     for (const group of [...this.#groups.keys()]) this.#drop(group, undefined);
-    this.#server.close();
+    this.#watch.close();
+    closeFd(this.#listener);
+    closeFd(this.#spare);
+    try {
+      unlinkSync(this.#options.path);
+    } catch {
+      // Somebody removed it, or its whole folder; it leads nowhere now in any case, and the end must not wait for it.
+    }
     this.#options.ended();
   }
 }

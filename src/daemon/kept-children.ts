@@ -1,7 +1,7 @@
 /** Child processes that luod holds for a service: they end with it, though no program is left to end them. */
 import { constants } from 'node:os';
 import { LiveUpdateError } from '../core/errors.js';
-import { CHILD_COMPATIBLE } from '../handlers/child.js';
+import { CHILD_COMPATIBLE } from '../handlers/child-record.js';
 import { signalPidfd } from '../linux/pidfd.js';
 import type { Held } from './custody.js';
 

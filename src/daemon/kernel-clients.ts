@@ -17,7 +17,6 @@
  * what a death of luod's does not take along.
  */
 import { fstatSync } from 'node:fs';
-import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { readImageFile } from '../handover/image-file.js';
 import { kernelCrossing } from '../handover/kernel-crossing.js';
@@ -36,6 +35,7 @@ import {
   retrieveOurs,
 } from './kernel-map.js';
 import type { LeftBehind } from './kernel-update.js';
+import { type Infer, z } from './lazy-zod.js';
 
 /** In the place of a service's name. */
 export const CLIENTS = '(clients)';
@@ -58,7 +58,7 @@ const clientsMap = z.object({
   ),
 });
 
-type ClientsMap = z.infer<typeof clientsMap>;
+type ClientsMap = Infer<typeof clientsMap>;
 type Crossing = ClientsMap['items'][number]['descriptors'][number];
 
 /** A descriptor that stays behind. */

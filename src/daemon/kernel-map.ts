@@ -15,12 +15,13 @@
  * A session is retrieved when its service asks for it, not before: closing a retrieved session finishes it, so what luod has
  * not retrieved survives luod. From then on luod holds it until the service has everything.
  */
-import { z } from 'zod';
+
 import { LiveUpdateError } from '../core/errors.js';
 import { SESSION_NAME_BYTES } from '../core/names.js';
 import { readImageFile, writeImageFile } from '../handover/image-file.js';
 import { closeFd } from '../linux/fd.js';
 import type { LiveupdateDevice, LiveupdateSession } from '../linux/liveupdate.js';
+import { type Infer, type Schema, z } from './lazy-zod.js';
 
 const INDEX_SESSION = 'luod';
 export const MAP_TOKEN = 0n;
@@ -68,9 +69,9 @@ const kernelIndex = z.object({
 });
 
 /** What one service's session holds. */
-export type ServiceMap = z.infer<typeof serviceMap>;
+export type ServiceMap = Infer<typeof serviceMap>;
 /** What luod left to its successor in the next kernel. */
-export type KernelIndex = z.infer<typeof kernelIndex>;
+export type KernelIndex = Infer<typeof kernelIndex>;
 
 /** The name of a service's session. @throws {LiveUpdateError} EINVAL when it would be too long. */
 export function kernelSessionName(service: string): string {
@@ -105,7 +106,7 @@ export function retrieveOurs(device: LiveupdateDevice, name: string): Liveupdate
 }
 
 /** A map as it was written. @throws {LiveUpdateError} EINVAL. */
-export function parseMap<T>(schema: z.ZodType<T>, bytes: Buffer, session: string): T {
+export function parseMap<T>(schema: Schema<T>, bytes: Buffer, session: string): T {
   let value: unknown;
   try {
     value = JSON.parse(bytes.toString('utf8'));

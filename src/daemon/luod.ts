@@ -8,7 +8,6 @@
 import { createServer, type Server } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { detach } from '../handover/dial.js';
-import type { ImageToLuod } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
@@ -22,6 +21,7 @@ import { Events, type LuodEvent } from './events.js';
 import { takeListener } from './given-listener.js';
 import type { HostSession } from './host-session.js';
 import { GROUP, HostSessions } from './host-sessions.js';
+import { parseImageMessage } from './image-messages.js';
 import type { ImageProcess } from './image-process.js';
 import { type KeptItem, type LastingStore, noStore, type Store } from './keeper-link.js';
 import { KernelClients } from './kernel-clients.js';
@@ -31,7 +31,6 @@ import { openLastingStore } from './lasting-store.js';
 import { defaultLimits, type Limits } from './limits.js';
 import { type LuodStatus, type SessionStatus, sessionsOf } from './luod-status.js';
 import { errorReply } from './phases.js';
-import { parseImageMessage } from './requests.js';
 import { replaceSelf } from './self-update.js';
 import type { ServiceManager } from './service-manager.js';
 import { SERVICE_GROUP } from './service-record.js';
@@ -393,7 +392,7 @@ export class Luod {
       return;
     }
     try {
-      image.receive(parseImageMessage(message) as ImageToLuod, fds);
+      image.receive(parseImageMessage(message), fds);
     } catch (error) {
       for (const fd of fds) closeFd(fd);
       this.#options.log(`pid ${image.pid} sent a bad message: ${LiveUpdateError.from(error).message}`);

@@ -10,10 +10,11 @@
  * What the verdict leads to is the service's (service.ts). Everything that it needs is in the record, so that the next luod watches
  * on where this one was killed, and one that was killed while it went back goes on with that.
  */
-import { z } from 'zod';
+
 import { withResolvers } from '../core/resolvers.js';
 import type { ErrorReport } from '../handover/protocol.js';
 import { askUntilHealthy, type Candidate, healthPolicy, pause, untilNext } from './health.js';
+import { type Infer, z } from './lazy-zod.js';
 import type { UpdateResult } from './update.js';
 
 const command = z.array(z.string()).min(1);
@@ -34,7 +35,7 @@ export const probationRecord = z.object({
   entry: z.string(),
 });
 
-export type ProbationRecord = z.infer<typeof probationRecord>;
+export type ProbationRecord = Infer<typeof probationRecord>;
 
 export interface ProbationEvents {
   /** The time is over, and it was healthy when it was asked last. */

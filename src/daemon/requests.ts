@@ -1,7 +1,8 @@
 /** What may be asked of luod, checked at the door. One JSON object a line; every request is answered by a reply. */
-import { z } from 'zod';
+
 import { LiveUpdateError } from '../core/errors.js';
 import { healthWords } from './health.js';
+import { type Infer, z } from './lazy-zod.js';
 import { requestId } from './session-requests.js';
 import { MAX_WORKERS } from './worker-names.js';
 
@@ -9,14 +10,12 @@ const milliseconds = z.number().int().positive().max(86_400_000);
 
 const id = requestId;
 
+/** A client's; an image's is read before it gets here (image-messages.ts). */
 const hello = z.object({
   type: z.literal('hello'),
   id,
-  /** The version that an image speaks, or those that a client does. */
+  /** The version that the client speaks, or those among which luod may choose. */
   protocol: z.union([z.number().int(), z.array(z.number().int()).min(1).max(100)]),
-  /** An image's secret, and its pid. */
-  image: z.string().max(200).optional(),
-  pid: z.number().int().positive().optional(),
   /** For people: who asks. */
   client: z.string().max(200).optional(),
 });
@@ -194,7 +193,7 @@ const request = z.discriminatedUnion('type', [
   dropSession,
 ]);
 
-export type Request = z.infer<typeof request>;
+export type Request = Infer<typeof request>;
 
 /** @throws {LiveUpdateError} EINVAL with what is wrong where. */
 export function parseRequest(message: unknown): Request {
@@ -204,54 +203,4 @@ export function parseRequest(message: unknown): Request {
     ({ path, message: text }) => `${path.join('.') || 'request'}: ${text}`,
   );
   throw new LiveUpdateError('EINVAL', issues.join('; '), { operation: 'request' });
-}
-
-const session = z.string().min(1).max(63);
-
-const left = z.array(z.object({ session: z.string(), what: z.string() })).optional();
-
-const imageMessage = z.discriminatedUnion('type', [
-  z.object({
-    type: z.literal('hold'),
-    session,
-    compatible: z.string().min(1).max(47),
-    record: z.string().max(65_536),
-  }),
-  z.object({ type: z.literal('release'), session }),
-  z.object({ type: z.literal('ready') }),
-  z.object({ type: z.literal('preserved'), bytes: z.number(), left, rolls: z.boolean().optional() }),
-  z.object({ type: z.literal('rolled'), connections: z.number().int().nonnegative() }),
-  z.object({ type: z.literal('gaveBack') }),
-  z.object({ type: z.literal('frozen'), left }),
-  z.object({
-    type: z.literal('finished'),
-    frozenAt: z.string(),
-    sentAt: z.string(),
-    files: z.number(),
-    connections: z.number(),
-    bytes: z.number(),
-    retrievedAt: z.string(),
-    resumedAt: z.string(),
-    dropped: z.array(z.string()),
-    unfinished: z.array(z.string()),
-  }),
-  z.object({ type: z.literal('unfrozen'), lost: z.number().int().nonnegative().optional() }),
-  z.object({ type: z.literal('lingering'), connections: z.number().int().nonnegative() }),
-  z.object({ type: z.literal('resume') }),
-  z.object({ type: z.literal('updating') }),
-  z.object({
-    type: z.literal('failed'),
-    phase: z.enum(['spawn', 'preserve', 'freeze', 'retrieve', 'finish']),
-    error: z.object({ code: z.string(), message: z.string() }),
-  }),
-  z.object({ type: z.literal('update'), id: z.number(), command: z.array(z.string()).min(1).optional() }),
-]);
-
-/** A message of a connected image. @throws {LiveUpdateError} EINVAL. */
-export function parseImageMessage(message: unknown): z.infer<typeof imageMessage> {
-  const parsed = imageMessage.safeParse(message);
-  if (parsed.success) return parsed.data;
-  throw new LiveUpdateError('EINVAL', parsed.error.issues[0]?.message ?? 'bad message', {
-    operation: 'message',
-  });
 }

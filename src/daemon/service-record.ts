@@ -2,12 +2,13 @@
  * A service as the keeper has it: one group, with an item for the service itself, one for each of its processes, one for each
  * thing that is held for it, one for an update under way, and one for the updates that are over. From these the next luod goes on where the last one was killed.
  */
-import { z } from 'zod';
+
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from '../linux/fd.js';
 import type { Held } from './custody.js';
 import { healthWords } from './health.js';
 import type { KeptItem, Store } from './keeper-link.js';
+import { type Infer, z } from './lazy-zod.js';
 import { probationRecord } from './probation.js';
 import { askedRecord, type HistoryEntry, historyRecord } from './update-history.js';
 
@@ -84,10 +85,10 @@ const updateRecord = z.object({
 });
 
 /** Which worker of which group a service is. */
-export type WorkerOf = NonNullable<z.infer<typeof serviceRecord>['worker']>;
-export type ServiceRecord = z.infer<typeof serviceRecord>;
-export type ImageRecord = z.infer<typeof imageRecord>;
-export type UpdateRecord = z.infer<typeof updateRecord>;
+export type WorkerOf = NonNullable<Infer<typeof serviceRecord>['worker']>;
+export type ServiceRecord = Infer<typeof serviceRecord>;
+export type ImageRecord = Infer<typeof imageRecord>;
+export type UpdateRecord = Infer<typeof updateRecord>;
 
 export interface RestoredImage extends ImageRecord {
   /** The receiver's to close; undefined when there was no descriptor to be had. */

@@ -1,7 +1,8 @@
 /** What may be asked on a session's own descriptor, checked at the door. */
-import { z } from 'zod';
+
 import { LiveUpdateError } from '../core/errors.js';
 import { FLB_LIMIT, U64_MAX } from '../core/names.js';
+import { type Infer, z } from './lazy-zod.js';
 
 export const requestId = z.union([z.number(), z.string().max(100)]).optional();
 
@@ -29,7 +30,7 @@ const request = z.discriminatedUnion('type', [
   z.object({ type: z.literal('close'), id: requestId }),
 ]);
 
-export type SessionRequest = z.infer<typeof request>;
+export type SessionRequest = Infer<typeof request>;
 
 /** @throws {LiveUpdateError} EINVAL with what is wrong where. */
 export function parseSessionRequest(message: unknown): SessionRequest {

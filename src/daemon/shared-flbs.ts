@@ -11,7 +11,6 @@
  * here, across all of a user's, and follows the same moments: preserve counts up, unpreserve and finish count down.
  */
 import { openSync } from 'node:fs';
-import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { FLB_LIMIT } from '../core/names.js';
 import { closeFd, dupFd } from '../linux/fd.js';
@@ -19,6 +18,7 @@ import { isMemfd, memfdSize } from '../linux/memfd.js';
 import type { Audit } from './audit.js';
 import type { Peer } from './host-session.js';
 import type { KeptItem, Store } from './keeper-link.js';
+import { z } from './lazy-zod.js';
 
 /** FLBs' groups in the keeper: this, the user, and the name. */
 export const FLB_GROUP = 'flb ';

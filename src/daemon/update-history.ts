@@ -2,8 +2,9 @@
  * What became of a service's updates, the last twenty of them, with reasons: kept beside the service, so that the next luod has
  * it, too.
  */
-import { z } from 'zod';
+
 import { healthPolicy } from './health.js';
+import { type Infer, z } from './lazy-zod.js';
 import type { UpdateResult } from './update.js';
 
 const MOST_ENTRIES = 20;
@@ -25,7 +26,7 @@ export const askedRecord = z.object({
   reason: z.object({ code: z.string(), message: z.string() }).optional(),
 });
 
-export type Asked = z.infer<typeof askedRecord>;
+export type Asked = Infer<typeof askedRecord>;
 
 const historyEntry = z.object({
   /** When it was asked for, in ISO 8601; its name as well. */
@@ -51,7 +52,7 @@ const historyEntry = z.object({
 
 export const historyRecord = z.object({ entries: z.array(historyEntry).default([]) });
 
-export type HistoryEntry = z.infer<typeof historyEntry>;
+export type HistoryEntry = Infer<typeof historyEntry>;
 
 /** An update that is over, as the history has it. */
 export function entryOf(

@@ -25,10 +25,8 @@ import { handleFd } from '../linux/handle-fd.js';
 import { type EndOfProcess, endOfProcess, openPidfd, signalPidfd } from '../linux/pidfd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import { CHILD_COMPATIBLE } from './child-record.js';
 import { Connection, type Directions } from './connection.js';
-
-/** Its first descriptor is the process's own. */
-export const CHILD_COMPATIBLE = 'liveupdate-child-v1';
 
 /** stdin, stdout, stderr, seen from this side. */
 const DIRECTIONS: readonly Directions[] = [

@@ -31,12 +31,38 @@ type Pointer = bigint | number;
 /** What a `void *` argument takes: bytes of ours, an address, or null. */
 type Bytes = Uint8Array | Pointer | null;
 
+/** A call that has not been made yet. */
+class Declaration {
+  readonly prototype: string;
+
+  constructor(prototype: string) {
+    this.prototype = prototype;
+  }
+}
+
+/** What stands in `libc` until its first use: a process needs a few of these calls, and koffi's half of each is 10 KiB. */
 function declare<F>(prototype: string): F {
-  return lib.func(prototype) as unknown as F;
+  return new Declaration(prototype) as unknown as F;
+}
+
+/** The calls with each bound where it is first used, and plain properties from then on. */
+function boundWhenUsed<Calls extends object>(calls: Calls): Calls {
+  for (const [name, { prototype }] of Object.entries(calls) as [string, Declaration][]) {
+    Object.defineProperty(calls, name, {
+      configurable: true,
+      enumerable: true,
+      get: () => {
+        const call: unknown = lib.func(prototype);
+        Object.defineProperty(calls, name, { value: call, enumerable: true });
+        return call;
+      },
+    });
+  }
+  return calls;
 }
 
 /** The calls, with the names of their manual pages. Results are C's: -1 for a failure. */
-export const libc = {
+export const libc = boundWhenUsed({
   close: declare<(fd: Fd) => number>('int close(int fd)'),
   fcntl: declare<(fd: Fd, command: number, argument: number) => number>(
     'int fcntl(int fd, int command, long argument)',
@@ -90,6 +116,9 @@ export const libc = {
     'int connect(int fd, void *address, unsigned int length)',
   ),
   listen: declare<(fd: Fd, backlog: number) => number>('int listen(int fd, int backlog)'),
+  accept4: declare<(fd: Fd, address: Bytes, length: Bytes, flags: number) => number>(
+    'int accept4(int fd, void *address, void *length, int flags)',
+  ),
   epollCreate1: declare<(flags: number) => number>('int epoll_create1(int flags)'),
   epollWait: declare<(epoll: Fd, events: Bytes, count: number, timeout: number) => number>(
     'int epoll_wait(int epoll, void *events, int count, int timeout)',
@@ -137,7 +166,7 @@ export const libc = {
   >(
     'long syscall(long call, int kernel, int initrd, unsigned long length, void *cmdline, unsigned long flags)',
   ),
-} as const;
+} as const);
 
 /** The errno of the call in the statement before. */
 export function errno(): number {

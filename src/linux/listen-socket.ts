@@ -1,5 +1,4 @@
 /** A listening socket: what must be known of one to make it again, and making it. socket(2), bind(2), listen(2), ip(7), ipv6(7). */
-import { isIPv6 } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
@@ -63,12 +62,12 @@ export function listenAddress(fd: number): ListenAddress {
   if (family !== AF_INET && family !== AF_INET6) {
     throw new LiveUpdateError('EOPNOTSUPP', 'a socket of a family that cannot be made again');
   }
-  const isSix = family === AF_INET6;
+  const six = family === AF_INET6;
   return {
-    host: isSix ? textOfSix(bytes.subarray(INET6_ADDRESS_AT)) : bytes.subarray(INET_ADDRESS_AT, 8).join('.'),
+    host: six ? textOfSix(bytes.subarray(INET6_ADDRESS_AT)) : bytes.subarray(INET_ADDRESS_AT, 8).join('.'),
     port: bytes.readUInt16BE(PORT_AT),
-    scope: isSix ? bytes.readUInt32LE(SCOPE_AT) : 0,
-    ipv6Only: isSix && socketFlag(fd, IPPROTO_IPV6, IPV6_V6ONLY),
+    scope: six ? bytes.readUInt32LE(SCOPE_AT) : 0,
+    ipv6Only: six && socketFlag(fd, IPPROTO_IPV6, IPV6_V6ONLY),
     reusePort: socketFlag(fd, SOL_SOCKET, SO_REUSEPORT),
   };
 }
@@ -86,7 +85,7 @@ export function openListeningSocket(address: ListenAddress, backlog: number): nu
     if (!('path' in address)) {
       setFlag(fd, SOL_SOCKET, SO_REUSEADDR, true);
       if (address.reusePort) setFlag(fd, SOL_SOCKET, SO_REUSEPORT, true);
-      if (isIPv6(address.host)) setFlag(fd, IPPROTO_IPV6, IPV6_V6ONLY, address.ipv6Only);
+      if (isSix(address.host)) setFlag(fd, IPPROTO_IPV6, IPV6_V6ONLY, address.ipv6Only);
     }
     check('bind', libc.bind(fd, sockaddr, sockaddr.length), errno());
     check('listen', libc.listen(fd, backlog), errno());
@@ -144,12 +143,17 @@ function unixAddress(path: string): Buffer {
   return sockaddr.subarray(0, PATH_AT + bytes.length + (bytes[0] === 0 ? 0 : 1));
 }
 
+/** Of a numeric address, whose digits are checked where it is taken apart. */
+function isSix(host: string): boolean {
+  return host.includes(':');
+}
+
 function inetAddress({ host, port, scope }: { host: string; port: number; scope: number }): Buffer {
-  const isSix = isIPv6(host);
-  const sockaddr = Buffer.alloc(isSix ? INET6_BYTES : INET_BYTES);
-  sockaddr.writeUInt16LE(isSix ? AF_INET6 : AF_INET, 0);
+  const six = isSix(host);
+  const sockaddr = Buffer.alloc(six ? INET6_BYTES : INET_BYTES);
+  sockaddr.writeUInt16LE(six ? AF_INET6 : AF_INET, 0);
   sockaddr.writeUInt16BE(port, PORT_AT);
-  if (isSix) {
+  if (six) {
     bytesOfSix(host).copy(sockaddr, INET6_ADDRESS_AT);
     sockaddr.writeUInt32LE(scope, SCOPE_AT);
     return sockaddr;

@@ -16,7 +16,7 @@ let link: KeeperLink;
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'liveupdate-check-'));
   path = join(folder, 'keeper');
-  await Keeper.listen({ path, patienceMs: 60_000, ended: () => undefined });
+  new Keeper({ path, patienceMs: 60_000, ended: () => undefined });
   ({ link } = await KeeperLink.open(path, 60_000));
 });
 
