@@ -142,9 +142,16 @@ export class ExecUpdate {
   }
 
   async #freeze(): Promise<Image | undefined> {
+    await this.#settle();
     await this.#options.announceFreeze();
+    // The program's listeners may have sent a last word.
+    await this.#settle();
     this.#check();
     return this.#sessions.reboot();
+  }
+
+  async #settle(): Promise<void> {
+    for (const kept of this.#options.kept) if (kept instanceof KeptListener) await kept.connections.settle();
   }
 
   #replace({ path, argv }: NextProgram, image: Image): never {

@@ -11,15 +11,18 @@ import { Connection } from '../handlers/connection.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Listener } from '../handlers/listener.js';
 import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js';
+import type { Upgrades } from '../handlers/upgrades.js';
 
 /** Kinds as they stand in session names: `memory:cache`. */
 export type Kind = 'state' | 'memory' | 'listener' | 'timer' | 'keep';
+/** Of names that are no sessions of their own: what became of connections. */
+type Upgrade = 'websocket' | 'stream';
 
 export const FILE_TOKEN: Token = 0n;
 export const CONNECTIONS_TOKEN: Token = 1n;
 
 /** @throws {LiveUpdateError} EINVAL when `name` is empty, no string, holds a NUL, or is too long with its kind. */
-export function sessionName(kind: Kind, name: string): string {
+export function sessionName(kind: Kind | Upgrade, name: string): string {
   if (typeof name !== 'string' || name.length === 0 || name.includes('\0')) {
     throw new LiveUpdateError(
       'EINVAL',
@@ -67,13 +70,14 @@ export class KeptListener {
     listener: Listener,
     connections: ConnectionSet,
     server: Server,
+    upgrades: Upgrades,
     cut: Cut = 'atomic',
   ) {
     this.cut = cut;
     this.session = session;
     this.file = listener;
     this.connections = connections;
-    this.protocol = protocolOf(server);
+    this.protocol = protocolOf(server, upgrades);
     connections.protocol = this.protocol;
   }
 

@@ -82,7 +82,11 @@ export class Lingering {
 
   #handOn(kept: KeptListener, connection: Connection): void {
     const { direct } = this.#options;
-    if (!direct.isOpen || !connection.isOpen) return;
+    if (!connection.isOpen) return;
+    if (!direct.isOpen) {
+      connection.upgraded?.end();
+      return;
+    }
     let record: number | undefined;
     try {
       const late = kept.connections.takeLate([connection]);
@@ -92,6 +96,7 @@ export class Lingering {
     } catch (error) {
       // It stays here and goes on; its client loses nothing but the move.
       process.emitWarning(LiveUpdateError.from(error, { operation: 'late', session: kept.session }));
+      connection.upgraded?.release();
       return;
     } finally {
       if (record !== undefined) closeFd(record);

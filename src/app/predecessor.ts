@@ -255,6 +255,10 @@ export class Predecessor {
     return sets;
   }
 
+  async #settle(): Promise<void> {
+    await Promise.all(this.#sets().map(({ set }) => set.settle()));
+  }
+
   #tellEnded(session: string, ids: number[]): void {
     // At the freeze the live numbers cross, and after a rollback there is nobody to tell.
     if (this.#state === 'frozen' || this.#state === 'ended') return;
@@ -325,7 +329,10 @@ export class Predecessor {
   async freeze(): Promise<Verdict> {
     this.#state = 'freezing';
     const at = now();
+    await this.#settle();
     await this.#options.announceFreeze();
+    // The program's listeners may have sent a last word.
+    await this.#settle();
     await this.#catchUp();
     this.#check();
     const image = await this.#sessions.reboot();

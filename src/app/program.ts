@@ -11,7 +11,8 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
-import type { ListenOptions, Server, Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
+import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
@@ -23,11 +24,15 @@ import { ConnectionSet } from '../handlers/connection-set.js';
 import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
+import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
+import type { SharedListenOptions } from '../handlers/shared-port.js';
 import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
 import { KeptTimer, type TimerOptions } from '../handlers/timer.js';
 import { registerTlsListeners } from '../handlers/tls-listener.js';
+import { connectionOf, Upgrades } from '../handlers/upgrades.js';
+import { type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
@@ -50,6 +55,14 @@ import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
+import {
+  explainTaken,
+  isClusterWorker,
+  NO_WORKER,
+  type WorkerPlace,
+  whereWorkerListens,
+  workerPlace,
+} from './workers.js';
 
 export interface LiveUpdateOptions {
   /** luod's socket. Default: `LIVEUPDATE_SOCKET` of the environment, which luod sets. */
@@ -89,7 +102,7 @@ export interface ReadyOptions {
 }
 
 /** What a server listens by, as for `server.listen`; and how its connections move. */
-export interface ServiceListenOptions extends ListenOptions {
+export interface ServiceListenOptions extends SharedListenOptions {
   /**
    * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 128 at a time, while both
    * images serve: for programs whose connections share nothing but `memory`, which both images may write meanwhile. 'connection' then comes
@@ -111,6 +124,8 @@ interface KeepOptions<T> {
 /** How long a lingering image may serve what cannot cross, when no luod is left to say. */
 const DEFAULT_DRAIN_MS = 30_000;
 
+const LOWEST_PRIORITY = 19;
+
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
 
@@ -131,11 +146,13 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #builtIn = new Set<CarriedFileHandler>();
   readonly #kept = new Map<string, Kept>();
   readonly #making = new Set<string>();
+  readonly #upgrades = new Upgrades();
   #link: LuodLink | undefined;
   #incoming: Successor | Restored | Inherited | undefined;
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
+  #place: WorkerPlace = NO_WORKER;
   #isReady = false;
   #predecessor: Predecessor | undefined;
   #updateOver: Resolvers<void> | undefined;
@@ -173,7 +190,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
     if (inheritance !== undefined) program.#inherit(inheritance);
-    else if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    else if (socket !== undefined && !isClusterWorker() && image !== undefined)
+      await program.#join(socket, image);
     process.on('SIGHUP', () =>
       program.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
     );
@@ -203,6 +221,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#link = link;
     const { message, fds } = welcome;
     this.#service = message.service;
+    this.#place = workerPlace(process.env);
     this.#generation = message.generation;
     const options = this.#incomingOptions;
     if (message.role === 'restarted') {
@@ -250,6 +269,16 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** The service's name at luod; empty without luod. */
   get service(): string {
     return this.#service;
+  }
+
+  /** Which of the service's workers this is, from 1; 0 when it has none but this process. */
+  get worker(): number {
+    return this.#place.worker;
+  }
+
+  /** How many workers the service has; 0 when it has none but this process. */
+  get workers(): number {
+    return this.#place.workers;
   }
 
   /** Whether luod runs this program: then it is luod that replaces it, else the program itself, in place. */
@@ -322,8 +351,10 @@ export class Program extends EventEmitter<ProgramEvents> {
    * Makes `server` listen, or gives it the listener of the image before with its live connections: each of them is emitted as
    * 'connection' when `ready()` has committed. Resolves with the address.
    *
-   * @throws {LiveUpdateError} EINVAL for a bad name or options, EEXIST for a name in use, EOPNOTSUPP for TLS and HTTP
-   *   servers, the errno of bind(2) and listen(2).
+   * @param options Those of `server.listen`. With `reusePort`, other processes of this user may listen on the same port; workers always
+   *   do. In `path`, `%w` stands for `lu.worker`.
+   * @throws {LiveUpdateError} EINVAL for a bad name or options, or port 0 in one of several workers; EEXIST for a name in use; the errno
+   *   of bind(2) and listen(2).
    */
   async listen(
     name: string,
@@ -338,10 +369,17 @@ export class Program extends EventEmitter<ProgramEvents> {
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
-    const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
+    const open = async () => {
+      try {
+        return await Listener.open(server, whereWorkerListens(options, this.#place));
+      } catch (error) {
+        throw explainTaken(error, options, this.#place);
+      }
+    };
+    const listener = await this.#keep('listener', name, open, Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
-        const kept = new KeptListener(session, file, connections, server, cut);
+        const kept = new KeptListener(session, file, connections, server, this.#upgrades, cut);
         kept.watch(server);
         kept.onClose(server, (isOver) => this.#release(session, isOver));
         return kept;
@@ -362,9 +400,45 @@ export class Program extends EventEmitter<ProgramEvents> {
     return this.#counters.counter(name);
   }
 
-  /** The connection of a socket that came through `listen()`, with the program's own `state` for it. */
-  connection<S = unknown>(socket: Socket): Connection<S> {
-    const connection = Connection.from(socket);
+  /**
+   * Lets the connections of a `WebSocketServer` of the package `ws` cross, whose HTTP server goes to `listen()`. Each that crossed
+   * is emitted as 'connection', with the request it came by, when `ready()` has committed. Call it before `ready()`.
+   *
+   * @throws {LiveUpdateError} EINVAL for a bad name, for what is no `WebSocketServer`, and for one that listens by itself (made
+   *   with `port`); EEXIST for a name in use; EBUSY after `ready()`, or when it has clients; ENOSYS for a version of `ws` whose
+   *   connections cannot be taken apart.
+   */
+  webSockets(name: string, server: WebSocketServerLike): void {
+    const session = sessionName('websocket', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'webSockets', session });
+    this.#upgrades.register(session, () => new WebSockets(session, server));
+  }
+
+  /**
+   * Answers that go on in the next image: event streams, say. `listener` gets the response of each, a new one at once, and one that
+   * crossed, with the request it answers, when `ready()` has committed. Call it before `ready()`; what it returns is called in the
+   * HTTP server's 'request', behind `writeHead`, and sends the head.
+   *
+   * @returns `open(request, response)`, which throws {LiveUpdateError} EINVAL for an answer with a Content-Length or one that has
+   *   ended; ENOENT when its server did not go to `listen()`.
+   * @throws {LiveUpdateError} EINVAL for a bad name; EEXIST for a name in use; EBUSY after `ready()`.
+   */
+  streams(name: string, listener: StreamListener): OpenStream {
+    const session = sessionName('stream', name);
+    if (this.#isReady)
+      throw new LiveUpdateError('EBUSY', 'call it before ready()', { operation: 'streams', session });
+    const streams = new ResponseStreams(session, listener);
+    this.#upgrades.register(session, () => streams);
+    return (request, response) => streams.open(request, response);
+  }
+
+  /**
+   * The connection of a socket that came through `listen()`, of a WebSocket of a server that `webSockets()` knows, or of a response
+   * of `streams()`, with the program's own `state` for it.
+   */
+  connection<S = unknown>(socket: EventEmitter): Connection<S> {
+    const connection = connectionOf(socket) ?? Connection.from(socket as Socket);
     if (connection === undefined) {
       throw new LiveUpdateError('ENOENT', 'the socket did not come through lu.listen()', {
         operation: 'connection',
@@ -468,6 +542,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** At the cut: the additions of this image join those of the ones before. */
   async #takeCounters(): Promise<void> {
     const { flb } = this.#counters;
+    // A version that counts nothing gives up what the one before counted.
+    if (this.#counters.size === 0) return;
     try {
       this.#counters.take(await this.orchestrator.getIncoming(flb));
       await this.orchestrator.putIncoming(flb);
@@ -519,6 +595,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const link = this.#link;
     const incoming = this.#incoming;
     const dropped = new Set(options.drop);
+    this.#upgrades.drop(dropped);
     // After a crash nobody can know what the program would have kept; else nothing is lost without a word.
     if (incoming !== undefined && this.#origin !== 'crash') {
       const missing = incoming.unclaimed().filter((name) => !dropped.has(name));
@@ -530,6 +607,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }), 'preserve');
     }
     try {
+      if (incoming instanceof Successor) this.#upgrades.rehearse();
       const report = await incoming?.finish(dropped, (onFlow) => this.#arm(onFlow));
       this.#isReady = true;
       this.#counters.open();
@@ -537,9 +615,12 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.#handover.incoming = new IncomingRecords({ exclusive: true });
       // A luod that died during the cut has nothing to learn; this image serves.
       this.#say(report === undefined ? { type: 'ready' } : { type: 'finished', ...report });
-      for (const kept of this.#kept.values()) {
-        if (kept instanceof KeptListener) await kept.connections.announce(ANNOUNCED_PER_TURN);
-      }
+      // All at once: each looks for connections that speak at every turn.
+      await Promise.all(
+        [...this.#kept.values()].map((kept) =>
+          kept instanceof KeptListener ? kept.connections.announce(ANNOUNCED_PER_TURN) : undefined,
+        ),
+      );
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
@@ -822,6 +903,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     try {
       this.emit('finish');
     } finally {
+      // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
+      setPriority(LOWEST_PRIORITY);
       process.exit(0);
     }
   }

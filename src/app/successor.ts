@@ -38,7 +38,7 @@ import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
 import type { InheritedWire, LateArrivals } from './late-arrivals.js';
-import { collectGarbage, rehearseTakeover } from './rehearsal.js';
+import { collectGarbage, rehearseCut } from './rehearsal.js';
 
 export interface IncomingOptions {
   readonly orchestrator: LiveUpdate;
@@ -364,7 +364,7 @@ export class Successor extends Passed {
 
   async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<CutReport> {
     await this.#precopied.promise;
-    await rehearseTakeover();
+    await rehearseCut();
     collectGarbage('all');
     this.#options.sendReady();
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
@@ -374,10 +374,10 @@ export class Successor extends Passed {
     const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
-    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     await this.#options.committed();
     const unfinished = await this.finishSessions(sessions);
     const resumedAt = await this.#resume(arm);
+    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     this.records.clear();
     // The old image may linger, and so may older ones.
     this.#options.late.follow(this.#direct);

@@ -23,13 +23,15 @@ import { deserializeValue, serializeValue } from '../handover/values.js';
 import { Readiness } from '../linux/epoll.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
-import { type FdWatch, watchFd } from '../linux/poll.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
-import { Connection } from './connection.js';
+import { Connection, type UpgradedProtocol } from './connection.js';
 import { isSame } from './same-value.js';
 import type { ServerProtocol } from './server-protocol.js';
 
 export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
+
+/** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in one or two. */
+const SETTLE_MS = 250;
 
 const NONE = new Uint32Array(0);
 
@@ -66,15 +68,21 @@ export class ConnectionSet {
   /** New image: those that it serves ahead of the commit. */
   readonly #ahead = new Map<number, Connection>();
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
-  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive'> | undefined;
+  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade'> | undefined;
   /** In a new image: tells of connections that crossed and have something to read. Undefined when there are none, or it cannot be had. */
   #readiness: Readiness | undefined;
-  #readinessWatch: FdWatch | undefined;
+  /**
+   * Lets those flow that have something to read by now. Called at each turn of the loop until all flow, and not by a watch: libuv's epoll
+   * would look through all of ours when it takes it in, which is 4 ms for ten thousand.
+   */
+  #armReady: (() => void) | undefined;
   #isReadinessRefused = false;
   /** While connections that crossed are let flow. */
   #armOne: ((connection: Connection) => void) | undefined;
   /** Those that do not wait for their next byte: user space held something of them. */
   #urgent: Connection[] = [];
+  /** Those that the program gets before any other flows. */
+  #upgraded: Connection[] = [];
   #nextId = 1;
   #preserved: Preserved | undefined;
 
@@ -125,7 +133,21 @@ export class ConnectionSet {
       connection.watchEnd(undefined);
       connection.hasSent = false;
       connection.sent = undefined;
+      connection.upgraded?.release();
     }
+  }
+
+  /**
+   * Right before the freeze: upgraded connections take in nothing more, and what they are in the middle of comes to its end while
+   * the program is still in charge. What takes longer than a moment stays. `unpreserve` undoes it.
+   */
+  async settle(): Promise<void> {
+    const upgraded: UpgradedProtocol[] = [];
+    for (const { upgraded: other } of this.#members.values()) if (other !== undefined) upgraded.push(other);
+    for (const other of upgraded) other.hold();
+    const deadline = performance.now() + SETTLE_MS;
+    // All of them at once: the program goes on, and may keep them busy.
+    while (upgraded.some((other) => other.isSettling()) && performance.now() < deadline) await nextTurn();
   }
 
   /** How many have not crossed yet. */
@@ -299,7 +321,10 @@ export class ConnectionSet {
    */
   giveBack(): Buffer {
     const back = new ConnectionSet();
-    for (const [id, connection] of this.#ahead) back.#members.set(id, connection);
+    for (const [id, connection] of this.#ahead) {
+      // The old image knows it as what it was before the upgrade: it ends.
+      if (connection.upgraded === undefined) back.#members.set(id, connection);
+    }
     this.#ahead.clear();
     return serializeValue({ ...back.collect('whole'), fresh: NONE } satisfies SavedSet);
   }
@@ -352,7 +377,7 @@ export class ConnectionSet {
       for (const id of saved.fresh) this.#enter(id, Connection.adopt(fds.shift() as number));
       this.#restoreThese(saved);
       for (const id of saved.fresh) this.#members.get(id)?.arm(server, this.protocol, () => undefined);
-      for (const id of saved.fresh) this.#members.get(id)?.announce();
+      for (const id of saved.fresh) attempt(() => this.#members.get(id)?.announce());
     } finally {
       for (const fd of fds.splice(0)) closeFd(fd);
     }
@@ -388,8 +413,7 @@ export class ConnectionSet {
   }
 
   #endReadiness(): void {
-    this.#readinessWatch?.close();
-    this.#readinessWatch = undefined;
+    this.#armReady = undefined;
     this.#readiness?.close();
     this.#readiness = undefined;
   }
@@ -414,6 +438,12 @@ export class ConnectionSet {
     for (const connection of this.#ahead.values()) connection.watchEnd(undefined);
     this.#ahead.clear();
     this.#restoreThese(saved);
+    for (const [id, name] of saved.upgraded ?? []) {
+      const connection = this.#members.get(id);
+      if (name === '' || connection === undefined) continue;
+      this.protocol?.checkUpgrade?.(name);
+      this.#upgraded.push(connection);
+    }
   }
 
   #restoreThese({ changed, states, pending = [], upgraded = [] }: SavedSet): void {
@@ -436,14 +466,21 @@ export class ConnectionSet {
 
   /**
    * After the commit: lets those flow that have something to read or to write; the others follow with `announce`, or when they
-   * speak. `onFlow` is called for each that the program gets.
+   * speak. `onFlow` is called for each that the program gets. It gets all upgraded ones now: whoever speaks to all of them, when the
+   * first message comes or the first request, must leave none out.
    */
   arm(server: Server, onFlow: () => void): void {
     const arm = (connection: Connection) => {
       if (connection.crossed && !connection.isArmed) connection.arm(server, this.protocol, onFlow);
     };
     this.#armOne = arm;
-    for (const connection of this.#urgent.splice(0)) arm(connection);
+    for (const connection of this.#upgraded.splice(0)) {
+      attempt(() => {
+        arm(connection);
+        connection.announce();
+      });
+    }
+    for (const connection of this.#urgent.splice(0)) attempt(() => arm(connection));
     const readiness = this.#readiness;
     if (readiness === undefined) {
       for (const connection of this.#members.values()) arm(connection);
@@ -456,7 +493,7 @@ export class ConnectionSet {
       }
     };
     armReady();
-    this.#readinessWatch = watchFd(readiness.fd, { readable: true }, armReady);
+    this.#armReady = armReady;
   }
 
   /** Lets all flow, and gives the program those that it has not got yet, a few at a turn of the loop. */
@@ -464,18 +501,14 @@ export class ConnectionSet {
     let left = perTurn;
     for (const connection of [...this.#members.values()]) {
       if (!connection.isOpen) continue;
-      try {
+      attempt(() => {
         this.#armOne?.(connection);
         connection.announce();
-      } catch (error) {
-        // As in any accept: the program's own listener threw. The other connections must come all the same.
-        process.nextTick(() => {
-          throw error;
-        });
-      }
+      });
       if (--left > 0) continue;
       left = perTurn;
       await nextTurn();
+      this.#armReady?.();
     }
     this.#armOne = undefined;
     this.#endReadiness();
@@ -497,6 +530,18 @@ export class ConnectionSet {
     }
     for (const connection of [...this.#moved.values()]) connection.detach();
     this.#preserved = undefined;
+  }
+}
+
+/** Gives the program a connection. */
+function attempt(announce: () => void): void {
+  try {
+    announce();
+  } catch (error) {
+    // As in any accept: the program's own listener threw. The other connections must come all the same.
+    process.nextTick(() => {
+      throw error;
+    });
   }
 }
 

@@ -63,6 +63,8 @@ const BOTH: Directions = { readable: true, writable: true };
 /** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
 export interface Receiver {
   receive(connection: Connection): void;
+  /** Before the cut: does what `receive` will, with nothing at stake, so that it finds the code compiled. */
+  rehearse?(): void;
 }
 
 /**
@@ -74,8 +76,18 @@ export interface UpgradedProtocol {
   readonly name: string;
   /** Whether it can cross as it is now. Asked in the halted image, and in a lingering one. */
   isMovable(): boolean;
+  /** Whether it cannot cross now, and will soon if nothing more comes. */
+  isSettling(): boolean;
   /** Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off. */
   save(): unknown;
+  /** From now on it takes in nothing more. */
+  hold(): void;
+  /** Undoes `hold`. */
+  release(): void;
+  /** In a lingering image: holds it, and calls back, in another turn of the loop, when it can cross; never if it ends first. */
+  whenMovable(callback: () => void): void;
+  /** In a lingering image whose successor is gone: it is to end in the way of its protocol. */
+  end(): void;
 }
 
 /** One connection and what the program keeps about it. `lu.connection(socket)` returns it. */
@@ -88,8 +100,6 @@ export class Connection<S = unknown> implements SocketOwner {
   state: S | undefined = undefined;
   /** Whether it came from the image before. */
   readonly crossed: boolean;
-  /** What it became by an upgrade; undefined for what its server speaks. */
-  upgraded: UpgradedProtocol | undefined;
   /** A clone of `state` as it was sent ahead of the freeze, in `hasSent`; the next image has it. */
   sent: unknown;
   hasSent = false;
@@ -107,6 +117,8 @@ export class Connection<S = unknown> implements SocketOwner {
   #onGone: (() => void) | undefined;
   #onFlow: (() => void) | undefined;
   #held: (() => void)[] | undefined;
+  #upgraded: UpgradedProtocol | undefined;
+  #onUpgraded: (() => void) | undefined;
 
   private constructor(socket: Socket, crossed: boolean) {
     this.socket = socket;
@@ -171,6 +183,21 @@ export class Connection<S = unknown> implements SocketOwner {
     return held;
   }
 
+  /** What it became by an upgrade; undefined for what its server speaks. */
+  get upgraded(): UpgradedProtocol | undefined {
+    return this.#upgraded;
+  }
+
+  set upgraded(upgraded: UpgradedProtocol | undefined) {
+    this.#upgraded = upgraded;
+    this.#onUpgraded?.();
+  }
+
+  /** Calls back when it is upgraded. */
+  onUpgraded(onUpgraded: () => void): void {
+    this.#onUpgraded = onUpgraded;
+  }
+
   get isOpen(): boolean {
     return !this.socket.destroyed;
   }
@@ -206,9 +233,12 @@ export class Connection<S = unknown> implements SocketOwner {
       process.nextTick(() => socket.emit('drain'));
     if (this.#ended) socket.end();
     this.#unwritten = undefined;
-    if (this.#unread !== undefined || server === undefined) this.announce();
-    // Also after an announcement: Readable counts a read that was held back as one under way.
-    startReading(socket);
+    try {
+      if (this.#unread !== undefined || server === undefined) this.announce();
+    } finally {
+      // Also after an announcement: Readable counts a read that was held back as one under way.
+      startReading(socket);
+    }
   }
 
   /** Whether bytes flow. */

@@ -151,6 +151,11 @@ export class Counters {
     };
   }
 
+  /** How many this image counts. */
+  get size(): number {
+    return this.#counters.size;
+  }
+
   /** Something may come in: until `take` or `open` this image counts for itself. */
   wait(): void {
     this.#isOurs = false;

@@ -37,6 +37,7 @@ export function drainingProtocol(server: Server): ServerProtocol {
     crosses: false,
     movable: undefined,
     save: undefined,
+    checkUpgrade: undefined,
     receive: () => undefined,
     linger: end,
     lastResponses: () => undefined,

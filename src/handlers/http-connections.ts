@@ -7,12 +7,16 @@
  * begun a message, not even the first byte of one (`duration()` of llhttp's binding, in Node 20 to 26). A connection whose first
  * byte never came is that of a parser that counts from the accept, so it is known by its bytes.
  *
+ * A connection that was upgraded is no HTTP any more: what it became says how it crosses (`UpgradedProtocol`), and one of which
+ * nobody says so stays to its end.
+ *
  * What Node keeps beside: the keep-alive timeout begins anew in the next image; request counts (`maxRequestsPerSocket`) too.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Connection } from './connection.js';
 import type { ServerProtocol } from './server-protocol.js';
+import type { Upgrades } from './upgrades.js';
 
 /** What of Node's HTTP server stands on a socket, in Node 20 to 26. */
 interface HttpSocket extends Socket {
@@ -23,16 +27,23 @@ interface HttpSocket extends Socket {
   _handle: { bytesRead: number } | null;
 }
 
-export function httpProtocol(server: Server): ServerProtocol {
+export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol {
   // Undoes the timeout of an idle connection when its next request comes, as Node does for its own.
   server.prependListener('request', ({ socket }: IncomingMessage) => {
+    // A stream with another request behind it is a request under way like any other.
+    const connection = Connection.from(socket);
+    if (connection?.upgraded !== undefined) connection.upgraded = undefined;
     if (idle.delete(socket)) socket.setTimeout(server.timeout);
   });
   return {
     crosses: true,
     movable: () => isBetweenRequests,
     save: (connection) => (isUnused(connection) ? UNUSED : undefined),
-    receive: (connection) => receive(server, connection),
+    checkUpgrade: (name) => upgrades.check(name),
+    receive: (connection) => {
+      if ((connection.saved?.name ?? '') !== '') upgrades.receive(connection);
+      else receive(server, connection);
+    },
     linger: (staying, canCross) => linger(server, staying, canCross),
     lastResponses: (staying) => lastResponses(server, staying),
   };
@@ -41,7 +52,8 @@ export function httpProtocol(server: Server): ServerProtocol {
 function lastResponses(server: Server, staying: Iterable<Connection>): void {
   for (const connection of staying) {
     const response = (connection.socket as HttpSocket)._httpMessage;
-    if (response) response.shouldKeepAlive = false;
+    if (connection.upgraded !== undefined) connection.upgraded.end();
+    else if (response) response.shouldKeepAlive = false;
     else if (isBetweenRequests(connection)) connection.socket.destroy();
   }
   server.prependListener('request', (_request, response: ServerResponse) => {
@@ -106,6 +118,10 @@ function linger(
     if (server.listenerCount(event) > 0) server.prependListener(event, onRequest);
   }
   for (const connection of staying) {
+    const whenMovable = () => connection.upgraded?.whenMovable(() => canCross(connection));
+    whenMovable();
+    // A request that came in part may be one for an upgrade.
+    connection.onUpgraded(whenMovable);
     const response = (connection.socket as HttpSocket)._httpMessage;
     if (response) whenAnswered(connection, response);
   }

@@ -17,6 +17,7 @@ import { Server as TlsServer } from 'node:tls';
 import type { Connection } from './connection.js';
 import { drainingProtocol } from './draining-connections.js';
 import { httpProtocol } from './http-connections.js';
+import type { Upgrades } from './upgrades.js';
 
 export interface ServerProtocol {
   /** Whether connections can cross at all. Those that cannot are the server's alone and stay to their end. */
@@ -25,6 +26,11 @@ export interface ServerProtocol {
   readonly movable: (() => (connection: Connection) => boolean) | undefined;
   /** What of a connection only its protocol knows and the next image needs: a structured clone, or undefined. In the halted image. */
   readonly save: ((connection: Connection) => unknown) | undefined;
+  /**
+   * Before the commit: connections came that were upgraded to `name`.
+   * @throws {LiveUpdateError} EINVAL when nobody in this program takes them.
+   */
+  readonly checkUpgrade: ((name: string) => void) | undefined;
   /** Gives the program a connection that crossed, as its own accept would have. */
   receive(connection: Connection): void;
   /**
@@ -37,15 +43,16 @@ export interface ServerProtocol {
   lastResponses(staying: Iterable<Connection>): void;
 }
 
-/** The protocol that fits `server`. */
-export function protocolOf(server: Server): ServerProtocol {
+/** The protocol that fits `server`; `upgrades` take what leaves it. */
+export function protocolOf(server: Server, upgrades: Upgrades): ServerProtocol {
   if (server instanceof HttpsServer || server instanceof TlsServer || isHttp2(server))
     return drainingProtocol(server);
-  if (server instanceof HttpServer) return httpProtocol(server);
+  if (server instanceof HttpServer) return httpProtocol(server, upgrades);
   return {
     crosses: true,
     movable: undefined,
     save: undefined,
+    checkUpgrade: undefined,
     receive: (connection) => void server.emit('connection', connection.socket),
     linger: () => undefined,
     lastResponses: () => undefined,

@@ -109,6 +109,11 @@ export class HttpConnection {
     return JSON.parse(body.toString()) as T;
   }
 
+  /** What has come and was not read. */
+  takeAll(): Buffer {
+    return this.#take(this.#bytes.length);
+  }
+
   /** Bytes that came and were not asked for. */
   get rest(): number {
     return this.#bytes.length;
