@@ -145,6 +145,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   #service = '';
   #isReady = false;
   #predecessor: Predecessor | undefined;
+  /** The last update that was called off here. */
+  #calledBack: { readonly isTidy: boolean } | undefined;
   #updateOver: Resolvers<void> | undefined;
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
@@ -192,6 +194,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       orchestrator: this.orchestrator,
       handover: this.#handover,
       handler: (compatible) => this.#handlers.get(compatible),
+      prepare: () => this.#takeCounters(),
     };
   }
 
@@ -199,10 +202,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#origin = 'update';
     this.#generation = inheritance.generation;
     this.#counters.wait();
-    this.#incoming = new Inherited(
-      { ...this.#incomingOptions, committed: () => this.#takeCounters() },
-      inheritance.open(),
-    );
+    this.#incoming = new Inherited(this.#incomingOptions, inheritance.open());
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -229,7 +229,6 @@ export class Program extends EventEmitter<ProgramEvents> {
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
-        committed: () => this.#takeCounters(),
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
@@ -469,10 +468,11 @@ export class Program extends EventEmitter<ProgramEvents> {
       const came = this.#claim(session, kind, type, accept);
       const file = came ?? (await make());
       const kept = wrap?.(file) ?? this.#wrap(kind, name, file);
+      // In an update and after a crash luod holds it already; what came through a kernel was not in its hands. What luod cannot
+      // hold is not kept at all.
+      if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       this.#kept.set(session, kept);
       if (this.#claiming === undefined) this.#start(kept, () => undefined);
-      // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
-      if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
@@ -508,17 +508,28 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
-  /** At the cut: the additions of this image join those of the ones before. */
-  async #takeCounters(): Promise<void> {
+  /** Gets the counters; at the commit the additions of this image join those of the ones before. */
+  async #takeCounters(): Promise<() => void> {
     const { flb } = this.#counters;
     // A version that counts nothing gives up what the one before counted.
-    if (this.#counters.size === 0) return;
+    if (this.#counters.size === 0) return () => undefined;
     try {
-      this.#counters.take(await this.orchestrator.getIncoming(flb));
+      const store = await this.orchestrator.getIncoming(flb);
       await this.orchestrator.putIncoming(flb);
+      return () => this.#joinCounters(() => this.#counters.take(store));
     } catch (error) {
-      // The old image is of a version that had no counters; or, beyond the commit, it is too late to refuse.
-      if (!isMissingFlb(error)) process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
+      // The old image may be of a version that had no counters, and what luod held for a dead one are files alone.
+      if (!isMissingFlb(error)) throw error;
+      return () => undefined;
+    }
+  }
+
+  #joinCounters(join: () => void): void {
+    try {
+      join();
+    } catch (error) {
+      // Beyond the commit it is too late to refuse: this image counts for itself.
+      process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
     }
   }
 
@@ -596,12 +607,19 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
-  #arm(onFlow: () => void): void {
+  /** Past the commit: what will not start keeps nothing else from it. */
+  #arm(onFlow: () => void): string[] {
+    const failures: string[] = [];
     for (const kept of this.#kept.values()) {
-      if (kept instanceof KeptListener) {
-        if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else this.#start(kept, onFlow);
+      try {
+        if (kept instanceof KeptListener) {
+          if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
+        } else this.#start(kept, onFlow);
+      } catch (error) {
+        failures.push(`${kept.session}: ${LiveUpdateError.from(error, { operation: 'start' }).message}`);
+      }
     }
+    return failures;
   }
 
   /** Ahead of the commit: connections of a rolling listener, which share nothing but memory. */
@@ -651,10 +669,10 @@ export class Program extends EventEmitter<ProgramEvents> {
   #start(kept: Kept, onFlow: () => void): void {
     if (kept instanceof KeptListener) return;
     const { handler, file, session } = kept;
-    handler.start?.(file, onFlow);
     handler.onGone?.(file, () => {
       if (this.#kept.get(session) === kept) this.#release(session, true);
     });
+    handler.start?.(file, onFlow);
   }
 
   /** A lingering image has done with connections of `session`. */
@@ -694,6 +712,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   async #replaceInPlace(command: readonly string[] | undefined): Promise<never> {
+    this.#requireTidy();
     const busy = this.#isReady ? 'an update is under way' : 'the program did not call ready() yet';
     if (!this.#isReady || this.#updateOver !== undefined)
       throw new LiveUpdateError('EBUSY', busy, { operation: 'update' });
@@ -712,10 +731,18 @@ export class Program extends EventEmitter<ProgramEvents> {
     } catch (error) {
       const reason = LiveUpdateError.from(error, { operation: 'update' });
       const wasFrozen = update.isFrozen;
+      this.#calledBack = update;
       await update.rollback();
       this.#calledOff(reason, wasFrozen);
       throw reason;
     }
+  }
+
+  /** @throws {LiveUpdateError} EBUSY: a callback of an update that was called off hangs, and nobody knows what it will still do. */
+  #requireTidy(): void {
+    if (this.#calledBack === undefined || this.#calledBack.isTidy) return;
+    const text = 'a callback of the update before, which was called off, has not come back yet';
+    throw new LiveUpdateError('EBUSY', text, { operation: 'update' });
   }
 
   async #announceFreeze(): Promise<void> {
@@ -801,6 +828,13 @@ export class Program extends EventEmitter<ProgramEvents> {
     const [directFd, commitFd] = fds;
     const link = this.#link;
     if (directFd === undefined || commitFd === undefined || link === undefined) return;
+    try {
+      this.#requireTidy();
+    } catch (error) {
+      for (const fd of fds) closeFd(fd);
+      link.report('preserve', LiveUpdateError.from(error));
+      return;
+    }
     const predecessor = new Predecessor({
       orchestrator: this.orchestrator,
       handover: this.#handover,
@@ -819,7 +853,11 @@ export class Program extends EventEmitter<ProgramEvents> {
       (sent) => {
         if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent });
       },
-      (error: unknown) => link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' })),
+      (error: unknown) => {
+        // Of one that was called off meanwhile, luod wants to hear nothing more.
+        if (this.#predecessor === predecessor)
+          link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' }));
+      },
     );
   }
 
@@ -844,8 +882,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (verdict === 'finish') this.#leave(predecessor);
       else await this.#rollback(predecessor.reason ?? { code: 'ECANCELED', message: 'called off' });
     } catch (error) {
-      // Not frozen (any more); luod calls the update off when it hears of it.
-      link.report('freeze', LiveUpdateError.from(error, { operation: 'freeze' }));
+      // Not frozen (any more); luod calls the update off when it hears of it, unless it has already.
+      if (this.#predecessor === predecessor)
+        link.report('freeze', LiveUpdateError.from(error, { operation: 'freeze' }));
     }
   }
 
@@ -853,8 +892,10 @@ export class Program extends EventEmitter<ProgramEvents> {
   #leave(predecessor: Predecessor): void {
     const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
     const lingers = countStaying(listeners) > 0;
-    predecessor.sever(lingers);
-    if (!lingers) this.#exit();
+    const failures = predecessor.sever(lingers);
+    // A warning would come too late for this process.
+    for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);
+    if (!lingers || failures.length > 0) this.#exit();
     this.#late.letGo();
     this.#counters.sever();
     this.#lingering = new Lingering({
@@ -882,6 +923,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const predecessor = this.#predecessor;
     if (predecessor === undefined) return;
     const wasFrozen = predecessor.isFrozen;
+    this.#calledBack = predecessor;
     const lost = await predecessor.rollback();
     this.#predecessor = undefined;
     this.#calledOff(reason, wasFrozen);
