@@ -9,9 +9,9 @@ export default defineConfig({
     testTimeout: 120_000,
     hookTimeout: 60_000,
     expect: { poll: { timeout: 60_000 } },
-    // Real descriptors, real processes and two cores: a file at a time keeps /proc/self/fd counts exact.
+    // A process for each file keeps counts of /proc/self/fd exact. Two at a time: most of a test waits for processes to start.
     pool: 'forks',
-    fileParallelism: false,
+    maxWorkers: 2,
     reporters: ['default'],
   },
 });

@@ -11,7 +11,7 @@
  * Without luod (no LIVEUPDATE_SOCKET in the environment) a program replaces itself, in place, when it is asked to.
  */
 import { EventEmitter } from 'node:events';
-import type { ListenOptions, Server, Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
@@ -25,6 +25,7 @@ import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
 import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
+import type { SharedListenOptions } from '../handlers/shared-port.js';
 import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
 import type { TicketKeys } from '../handlers/ticket-keys.js';
@@ -54,6 +55,14 @@ import { countStaying, Lingering } from './lingering.js';
 import { LuodLink } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
+import {
+  explainTaken,
+  isClusterWorker,
+  NO_WORKER,
+  type WorkerPlace,
+  whereWorkerListens,
+  workerPlace,
+} from './workers.js';
 
 export interface LiveUpdateOptions {
   /** luod's socket. Default: `LIVEUPDATE_SOCKET` of the environment, which luod sets. */
@@ -93,7 +102,7 @@ export interface ReadyOptions {
 }
 
 /** What a server listens by, as for `server.listen`; and how its connections move. */
-export interface ServiceListenOptions extends ListenOptions {
+export interface ServiceListenOptions extends SharedListenOptions {
   /**
    * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 128 at a time, while both
    * images serve: for programs whose connections share nothing but `memory`, which both images may write meanwhile. 'connection' then comes
@@ -143,6 +152,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   #origin: Origin = 'fresh';
   #generation = 1;
   #service = '';
+  #place: WorkerPlace = NO_WORKER;
   #isReady = false;
   #predecessor: Predecessor | undefined;
   /** The last update that was called off here. */
@@ -182,7 +192,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     // A secret of this image: its own children must not be taken for it.
     delete process.env[ENV_IMAGE];
     if (inheritance !== undefined) program.#inherit(inheritance);
-    else if (socket !== undefined && image !== undefined) await program.#join(socket, image);
+    else if (socket !== undefined && !isClusterWorker() && image !== undefined)
+      await program.#join(socket, image);
     process.on('SIGHUP', () =>
       program.update().catch((error) => process.emitWarning(LiveUpdateError.from(error))),
     );
@@ -210,6 +221,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#link = link;
     const { message, fds } = welcome;
     this.#service = message.service;
+    this.#place = workerPlace(process.env);
     this.#generation = message.generation;
     const options = this.#incomingOptions;
     if (message.role === 'restarted') {
@@ -256,6 +268,16 @@ export class Program extends EventEmitter<ProgramEvents> {
   /** The service's name at luod; empty without luod. */
   get service(): string {
     return this.#service;
+  }
+
+  /** Which of the service's workers this is, from 1; 0 when it has none but this process. */
+  get worker(): number {
+    return this.#place.worker;
+  }
+
+  /** How many workers the service has; 0 when it has none but this process. */
+  get workers(): number {
+    return this.#place.workers;
   }
 
   /** Whether luod runs this program: then it is luod that replaces it, else the program itself, in place. */
@@ -328,8 +350,10 @@ export class Program extends EventEmitter<ProgramEvents> {
    * Makes `server` listen, or gives it the listener of the image before with its live connections: each of them is emitted as
    * 'connection' when `ready()` has committed. Resolves with the address.
    *
-   * @throws {LiveUpdateError} EINVAL for a bad name or options, EEXIST for a name in use, EOPNOTSUPP for TLS and HTTP
-   *   servers, the errno of bind(2) and listen(2).
+   * @param options Those of `server.listen`. With `reusePort`, other processes of this user may listen on the same port; workers always
+   *   do. In `path`, `%w` stands for `lu.worker`.
+   * @throws {LiveUpdateError} EINVAL for a bad name or options, or port 0 in one of several workers; EEXIST for a name in use; the errno
+   *   of bind(2) and listen(2).
    */
   async listen(
     name: string,
@@ -344,7 +368,14 @@ export class Program extends EventEmitter<ProgramEvents> {
     if (server.listening)
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
-    const listener = await this.#keep('listener', name, () => Listener.open(server, options), Listener, {
+    const open = async () => {
+      try {
+        return await Listener.open(server, whereWorkerListens(options, this.#place));
+      } catch (error) {
+        throw explainTaken(error, options, this.#place);
+      }
+    };
+    const listener = await this.#keep('listener', name, open, Listener, {
       wrap: (file) => {
         const connections = incoming?.connections(session) ?? new ConnectionSet();
         const kept = new KeptListener(session, file, connections, server, this.#upgrades, cut);

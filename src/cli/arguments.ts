@@ -2,6 +2,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
 import type { Deadlines } from '../daemon/phases.js';
+import { MAX_WORKERS } from '../daemon/worker-names.js';
 
 /** Exit codes: done, refused or rolled back, wrong usage. */
 export const EXIT_REFUSED = 1;
@@ -20,6 +21,13 @@ export function duration(text: string): number {
 export function wholeNumber(text: string): number {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Give a whole number, 0 or more.');
   return Number(text);
+}
+
+export function workerCount(text: string): number {
+  const count = /^\d+$/.test(text) ? Number(text) : 0;
+  if (count < 1 || count > MAX_WORKERS)
+    throw new InvalidArgumentError(`Give a number of processes, 1 to ${MAX_WORKERS}.`);
+  return count;
 }
 
 /** The flags of the deadlines of an update, one for each phase. */

@@ -103,7 +103,12 @@ async function liveNames(kind: string, socket: string | undefined): Promise<stri
     const path = socketPath(socket);
     if (kind === 'service') {
       const { services = [] } = await ask(path, { type: 'services' });
-      return (services as { name: string }[]).map(({ name }) => name);
+      const known = services as { name: string; worker?: { group: string } }[];
+      return [
+        ...new Set(
+          known.flatMap(({ name, worker }) => (worker === undefined ? [name] : [worker.group, name])),
+        ),
+      ];
     }
     if (kind !== 'session') return [];
     const { sessions = [] } = await ask(path, { type: 'sessions' });

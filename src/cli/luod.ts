@@ -6,12 +6,13 @@ import { LiveUpdateError } from '../core/errors.js';
 import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
 import { Luod } from '../daemon/luod.js';
-import type { RestartPolicy, Service } from '../daemon/service.js';
+import type { RestartPolicy } from '../daemon/service.js';
 import { ServiceManager } from '../daemon/service-manager.js';
+import type { Target } from '../daemon/services.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
 import { adoptOrphans } from '../linux/subreaper.js';
-import { duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
+import { duration, EXIT_USAGE, fail, wholeNumber, workerCount } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import { addManCommand } from './manual.js';
@@ -22,6 +23,7 @@ interface RunFlags extends HealthFlags {
   socket?: string;
   restart: RestartPolicy;
   maxRestarts: number;
+  workers?: number;
   fresh?: boolean;
   keepFor: number;
   keeper: boolean;
@@ -109,7 +111,7 @@ async function recover(luod: Luod): Promise<void> {
 
 async function run(command: string[], flags: RunFlags): Promise<void> {
   // As in serve(); what comes before the program is there is for it all the same.
-  let service: Service | undefined;
+  let service: Target | undefined;
   let early: NodeJS.Signals | undefined;
   for (const signal of ENDING) {
     process.on(signal, () => {
@@ -134,7 +136,8 @@ async function run(command: string[], flags: RunFlags): Promise<void> {
     flags.name ?? basename(command[0] === 'node' ? (command[1] ?? 'node') : (command[0] as string));
   const { restart, maxRestarts, fresh = false } = flags;
   const health = toHealthWords(flags);
-  service = luod.run({ name, command, cwd: process.cwd(), restart, maxRestarts, fresh, health });
+  const options = { name, command, cwd: process.cwd(), restart, maxRestarts, fresh, health };
+  service = luod.run(options, flags.workers);
   if (early !== undefined) service.stop(early);
   await Promise.race([service.ready, service.stopped]);
   if (service.isRunning) manager?.ready(luod.summary());
@@ -153,7 +156,7 @@ const program = new Command('luod')
 
 const runCommand = program
   .command('run')
-  .description('run one program; end when it ends, with its exit code')
+  .description('run one program, in one process or several; end when it ends, with its exit code')
   .argument('<command...>', 'the program and its arguments, after --')
   .option('--name <name>', "the service's name (default: the program's)")
   .option(
@@ -166,6 +169,7 @@ const runCommand = program
       .default('on-failure'),
   )
   .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+  .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount)
   .option(
     '--keep-for <time>',
     'how long the program waits for the next luod when this one is killed',
@@ -180,10 +184,12 @@ const runCommand = program
 Examples:
   luod run -- node server.mjs
   luod run --name chat --socket /run/luod/chat.sock -- node chat.mjs --port 7000
+  luod run --name web --workers 4 -- node server.mjs
 
 Then, from another terminal:
   luoctl update                     the same command again: the new version of its files
   luoctl update -- node v2.mjs      another command
+  luoctl update --together          all workers at once, not one after the other
 ${HEALTH_HELP}
 
 Signals: TERM, INT and QUIT end the program and luod; HUP updates; USR1, USR2, WINCH and CONT are passed on.`,

@@ -4,34 +4,44 @@ import { type Command, Option } from 'commander';
 import type { LuodStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
-import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber } from './arguments.js';
+import type { GroupUpdateResult } from '../daemon/worker-group.js';
+import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber, workerCount } from './arguments.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
-import { servicesTable, statusTable, updateSummary } from './tables.js';
+import type { Reply } from './luod-client.js';
+import { groupSummary, servicesTable, statusTable, updateSummary } from './tables.js';
 import { type AskFlags, tell, withAskFlags } from './tell.js';
 
 const WAIT = 'answer when the watch is over: exit code 0 only if the new version passed it';
 
-const SERVICE = 'its name; not needed when luod runs only one';
+const SERVICE = "its name, or a worker's (web/2); not needed when luod runs only one";
+const ONLY = 'only of this one';
+const TOGETHER =
+  'all workers at once: if one cannot get ready, none is replaced (default: one after the other)';
 
 interface StartFlags extends AskFlags, HealthFlags {
   cwd?: string;
   restart: string;
   maxRestarts: number;
+  workers?: number;
   fresh?: boolean;
 }
 
 interface UpdateFlags extends AskFlags, DeadlineFlags, HealthFlags {
+  together?: boolean;
   wait?: boolean;
 }
 
 export function addServiceCommands(program: Command): void {
-  withAskFlags(program.command('status').description('what luod runs and holds')).action((flags: AskFlags) =>
-    tell(flags, { type: 'status' }, (reply) => statusTable(reply as unknown as LuodStatus)),
+  withAskFlags(
+    program.command('status').description('what luod runs and holds').argument('[service]', ONLY),
+  ).action((service: string | undefined, flags: AskFlags) =>
+    tell(flags, { type: 'status', service }, (reply) => statusTable(reply as unknown as LuodStatus)),
   );
 
-  withAskFlags(program.command('services').description('the programs that luod runs')).action(
-    (flags: AskFlags) =>
-      tell(flags, { type: 'services' }, (reply) => servicesTable(reply.services as ServiceStatus[])),
+  withAskFlags(
+    program.command('services').description('the programs that luod runs').argument('[service]', ONLY),
+  ).action((service: string | undefined, flags: AskFlags) =>
+    tell(flags, { type: 'services', service }, (reply) => servicesTable(reply.services as ServiceStatus[])),
   );
 
   const start = withAskFlags(
@@ -47,6 +57,7 @@ export function addServiceCommands(program: Command): void {
           .default('on-failure'),
       )
       .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+      .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount)
       .option(
         '--fresh',
         'start with nothing, even if the kernel before a kexec kept something for this service',
@@ -54,18 +65,15 @@ export function addServiceCommands(program: Command): void {
   )
     .addHelpText(
       'after',
-      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000\n" +
+      "\nThe program has luod's environment and output, and luod's user.\n\nExample:\n  luoctl start chat -- node chat.mjs --port 7000\n  luoctl start web --workers 4 -- node server.mjs\n\nOf a service of workers, those that have ended are started again.\n" +
         HEALTH_HELP,
     )
     .action((service: string, command: string[], flags: StartFlags) => {
-      const { restart, maxRestarts, fresh } = flags;
+      const { restart, maxRestarts, workers, fresh } = flags;
       const cwd = resolve(flags.cwd ?? '.');
       const health = toHealthWords(flags);
-      return tell(
-        flags,
-        { type: 'start', service, command, cwd, restart, maxRestarts, fresh, health },
-        ({ name, pid }) => `${name}: started, pid ${pid}\n`,
-      );
+      const request = { type: 'start', service, command, cwd, restart, maxRestarts, workers, fresh, health };
+      return tell(flags, request, startedSummary);
     });
   addHealthOptions(start, false);
 
@@ -77,7 +85,7 @@ export function addServiceCommands(program: Command): void {
       '\nIt gets SIGTERM, and SIGKILL after ten seconds. What luod held for it is let go.',
     )
     .action((service: string | undefined, flags: AskFlags) =>
-      tell(flags, { type: 'stop', service }, (reply) => `${reply.service}: ended with ${reply.status}\n`),
+      tell(flags, { type: 'stop', service }, stoppedSummary),
     );
 
   const update = withAskFlags(
@@ -94,16 +102,19 @@ Examples:
   luoctl update chat --timeout 10s
   luoctl update chat -- node chat-v2.mjs
   luoctl update chat --wait --health http://127.0.0.1:7001/healthz --min-uptime 5s -- node chat-v2.mjs
+  luoctl update web/2               one of several workers
+
+Workers are updated one after the other; the first that fails ends it, and the rest stay as they are.
 
 If the new version exits, hangs, refuses or is unhealthy, the old one goes on and the exit code is 1.
 ${HEALTH_HELP}`,
   );
   for (const option of deadlineOptions()) update.addOption(option);
-  addHealthOptions(update, true).option('--wait', WAIT);
+  addHealthOptions(update, true).option('--wait', WAIT).option('--together', TOGETHER);
   update.action((service: string | undefined, command: string[], flags: UpdateFlags) => {
     const { name, newCommand } = splitAtDashes(update, service, command);
     const request = { type: 'update', service: name, command: newCommand, ...updateWords(flags) };
-    return tell(flags, request, (reply) => updateSummary(reply as unknown as UpdateResult));
+    return tell(flags, request, updatedSummary);
   });
 
   const rollback = withAskFlags(
@@ -116,16 +127,37 @@ ${HEALTH_HELP}`,
     '\nAn update like any other: nothing is lost, and if it fails the present version goes on. A second rollback undoes the first. After an automatic rollback it leads to what ran before the version that runs again, never to the one that was found bad.\n\nWhat ran before was good once: only the checks given here are asked, and it is watched only with --watch.',
   );
   for (const option of deadlineOptions()) rollback.addOption(option);
-  addHealthOptions(rollback, true).option('--wait', WAIT);
+  addHealthOptions(rollback, true).option('--wait', WAIT).option('--together', TOGETHER);
   rollback.action((service: string | undefined, flags: UpdateFlags) =>
-    tell(flags, { type: 'rollback', service, ...updateWords(flags) }, (reply) =>
-      updateSummary(reply as unknown as UpdateResult),
-    ),
+    tell(flags, { type: 'rollback', service, ...updateWords(flags) }, updatedSummary),
   );
 }
 
+function startedSummary({ name, pid, workers }: Reply): string {
+  if (workers === undefined) return `${name}: started, pid ${pid}\n`;
+  const started = (workers as ServiceStatus[]).map((one) => `${one.name} (pid ${one.pid})`);
+  return `${name}: ${started.length} workers: ${started.join(', ')}\n`;
+}
+
+function stoppedSummary({ service, status, workers }: Reply): string {
+  const ended = (workers as { service: string; status: number }[] | undefined) ?? [];
+  const lines = ended.map((one) => `${one.service}: ended with ${one.status}\n`);
+  return `${lines.join('')}${service}: ended with ${status}\n`;
+}
+
+function updatedSummary(reply: Reply): string {
+  return reply.workers === undefined
+    ? updateSummary(reply as unknown as UpdateResult)
+    : groupSummary(reply as unknown as GroupUpdateResult);
+}
+
 function updateWords(flags: UpdateFlags): object {
-  return { deadlines: toDeadlines(flags), health: toHealthWords(flags), wait: flags.wait };
+  return {
+    deadlines: toDeadlines(flags),
+    health: toHealthWords(flags),
+    wait: flags.wait,
+    together: flags.together,
+  };
 }
 
 /** `update -- node x` has no service: what stands behind the dashes is the command. */

@@ -6,6 +6,7 @@ import type { ServiceStatus } from '../daemon/service.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { HistoryEntry } from '../daemon/update-history.js';
+import type { GroupUpdateResult } from '../daemon/worker-group.js';
 import type { KernelFact } from '../linux/kernel-facts.js';
 import { bad, good, heading, state } from './paint.js';
 
@@ -113,6 +114,24 @@ export function historyTable(entries: readonly HistoryEntry[]): string {
     error === undefined ? [] : [`${at}: ${error.message} (${error.code} in ${error.phase})`],
   );
   return `${[...lines, ...(reasons.length === 0 ? [] : ['', ...reasons])].join('\n')}\n`;
+}
+
+/** Of each worker whose turn came, and then how they stand. */
+export function groupSummary({ service, workers, ...result }: GroupUpdateResult): string {
+  const each = workers.map((worker) =>
+    'phases' in worker
+      ? updateSummary(worker)
+      : `${worker.service}: ${bad('failed')}\nreason: ${worker.error.message} (${worker.error.code})\n`,
+  );
+  const parts = [
+    result.new.length === 0 ? [] : [`new: ${result.new.join(', ')}`],
+    result.old.length === 0 ? [] : [`as before: ${result.old.join(', ')}`],
+    result.restarted.length === 0 ? [] : [`started again: ${result.restarted.join(', ')}`],
+  ];
+  // Going back is for some of them only, when the others did not change.
+  const done = result.old.length === 0 ? 'all workers are new' : 'done';
+  const verdict = result.ok ? good(done) : bad('not all workers are new');
+  return `${each.join('')}${service}: ${verdict}; ${parts.flat().join('; ')}\n`;
 }
 
 export function sessionsTable(sessions: readonly SessionStatus[]): string {

@@ -37,7 +37,12 @@ export async function tell(
     return;
   }
   if (flags.json === true) process.stdout.write(`${JSON.stringify(reply)}\n`);
-  else if (reply.ok || reply.rolledBack !== undefined || reply.error === undefined)
+  else if (
+    reply.ok ||
+    reply.rolledBack !== undefined ||
+    reply.workers !== undefined ||
+    reply.error === undefined
+  )
     (reply.ok ? process.stdout : process.stderr).write(human(reply));
   else process.stderr.write(`luoctl: ${reply.error?.message}\n`);
   if (!reply.ok) process.exitCode = EXIT_REFUSED;

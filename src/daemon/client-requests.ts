@@ -17,7 +17,8 @@ import type { LuodStatus, SessionStatus } from './luod-status.js';
 import { DEFAULT_DEADLINES, errorReply, settles } from './phases.js';
 import { parseRequest, type Request } from './requests.js';
 import type { Service } from './service.js';
-import type { Services } from './services.js';
+import type { Services, Target } from './services.js';
+import { WorkerGroup } from './worker-group.js';
 
 /** Restarts of a service in a row before luod gives up, unless it is told otherwise. */
 export const DEFAULT_MAX_RESTARTS = 10;
@@ -53,7 +54,7 @@ export interface Answering {
   readonly hosted: HostSessions;
   readonly agents: Agents;
   readonly events: Events;
-  status(): LuodStatus;
+  status(service?: string): LuodStatus;
   /** @param uid Whose; everybody's when it is left out. */
   sessions(uid?: number): SessionStatus[];
   replaceSelf(script: string): Promise<never>;
@@ -86,10 +87,10 @@ export class ClientRequests {
           this.#hello(client, request);
           break;
         case 'status':
-          wire.send({ type: 'reply', id, ok: true, ...this.#luod.status() });
+          wire.send({ type: 'reply', id, ok: true, ...this.#luod.status(request.service) });
           break;
         case 'services':
-          wire.send({ type: 'reply', id, ok: true, services: this.#luod.services.status() });
+          wire.send({ type: 'reply', id, ok: true, services: this.#luod.services.status(request.service) });
           break;
         case 'list':
         case 'sessions':
@@ -151,7 +152,7 @@ export class ClientRequests {
           client.goodbye?.();
           break;
         case 'start':
-          wire.send({ type: 'reply', id, ok: true, ...this.#startService(request).status() });
+          wire.send({ type: 'reply', id, ok: true, ...startedReply(this.#startService(request)) });
           break;
         case 'stop':
           this.#answer(client, id, this.#stopService(request.service, request.retry));
@@ -163,8 +164,8 @@ export class ClientRequests {
           this.#answer(client, id, this.#luod.services.get(request.service).rollback(asked(client, request)));
           break;
         case 'history': {
-          const { name: service, history } = this.#luod.services.get(request.service);
-          wire.send({ type: 'reply', id, ok: true, service, history });
+          const target = this.#luod.services.get(request.service);
+          wire.send({ type: 'reply', id, ok: true, ...historyReply(target) });
           break;
         }
       }
@@ -238,21 +239,29 @@ export class ClientRequests {
       });
   }
 
-  #startService(request: Extract<Request, { type: 'start' }>): Service {
+  #startService(request: Extract<Request, { type: 'start' }>): Target {
     const { service: name, command, cwd, retry } = request;
     const running = this.#luod.services.find(name);
     if (retry === true && running !== undefined) return running;
     const { restart = 'on-failure', maxRestarts = DEFAULT_MAX_RESTARTS, fresh = false, health } = request;
-    return this.#luod.services.run({ name, command, cwd, restart, maxRestarts, fresh, health });
+    const options = { name, command, cwd, restart, maxRestarts, fresh, health };
+    return request.workers === undefined
+      ? this.#luod.services.run(options)
+      : this.#luod.services.runWorkers(options, request.workers);
   }
 
   async #stopService(name: string | undefined, retry: boolean | undefined): Promise<object> {
     // Asked before, of a luod that was killed when it had ended it.
     if (retry === true && name !== undefined && this.#luod.services.find(name) === undefined)
       return { service: name };
-    const service = this.#luod.services.get(name);
-    service.stop('SIGTERM');
-    return { service: service.name, status: await service.stopped };
+    const target = this.#luod.services.get(name);
+    // Before they end and are forgotten.
+    const members = target instanceof WorkerGroup ? [...target] : undefined;
+    target.stop('SIGTERM');
+    const status = await target.stopped;
+    if (members === undefined) return { service: target.name, status };
+    const workers = members.map(async (member) => ({ service: member.name, status: await member.stopped }));
+    return { service: target.name, status, workers: await Promise.all(workers) };
   }
 
   #hello(client: Client, hello: Extract<Request, { type: 'hello' }>): void {
@@ -350,6 +359,19 @@ export class ClientRequests {
       this.#isLeaving = false;
     }
   }
+}
+
+/** The history of a service; of a group that of each worker. */
+function historyReply(target: Target): object {
+  const one = ({ name: service, history }: Service) => ({ service, history });
+  return target instanceof WorkerGroup
+    ? { service: target.name, workers: Array.from(target, one) }
+    : one(target);
+}
+
+/** The status of a service; of a group that of each worker. */
+function startedReply(target: Target): object {
+  return target instanceof WorkerGroup ? { name: target.name, workers: target.status() } : target.status();
 }
 
 /** Who asks is told by the socket, not by the request. */

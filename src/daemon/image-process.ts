@@ -9,7 +9,15 @@ import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
-import { ENV_IMAGE, ENV_SOCKET, type ImageToLuod, type LuodToImage, toWire } from '../handover/protocol.js';
+import {
+  ENV_IMAGE,
+  ENV_SOCKET,
+  ENV_WORKER,
+  ENV_WORKERS,
+  type ImageToLuod,
+  type LuodToImage,
+  toWire,
+} from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { endOfProcess, openPidfd } from '../linux/pidfd.js';
@@ -42,6 +50,8 @@ export interface ImageOptions {
   readonly cwd: string;
   readonly generation: number;
   readonly socket: string;
+  /** For one of several workers. */
+  readonly worker: { readonly index: number; readonly count: number } | undefined;
   readonly events: ImageEvents;
 }
 
@@ -87,7 +97,14 @@ export class ImageProcess {
       stdio: [process.stdin.isTTY ? 'ignore' : 'inherit', 'inherit', 'inherit'],
       detached: true,
       cwd: options.cwd,
-      env: { ...process.env, [ENV_SOCKET]: options.socket, [ENV_IMAGE]: image.secret },
+      env: {
+        ...process.env,
+        [ENV_SOCKET]: options.socket,
+        [ENV_IMAGE]: image.secret,
+        // Undefined is not in it: this luod may itself be the child of a worker.
+        [ENV_WORKER]: options.worker?.index.toString(),
+        [ENV_WORKERS]: options.worker?.count.toString(),
+      },
     });
     image.#childPid = child.pid;
     image.#pid = child.pid;

@@ -33,12 +33,12 @@ import { type LuodStatus, type SessionStatus, sessionsOf } from './luod-status.j
 import { errorReply } from './phases.js';
 import { parseImageMessage } from './requests.js';
 import { replaceSelf } from './self-update.js';
-import type { Service } from './service.js';
 import type { ServiceManager } from './service-manager.js';
 import { SERVICE_GROUP } from './service-record.js';
-import { type RunOptions, Services } from './services.js';
+import { type RunOptions, Services, type Target } from './services.js';
 import { FLB_GROUP } from './shared-flbs.js';
 import { claimSocketPath, closeToStrangers } from './socket-path.js';
+import { WorkerGroup } from './worker-group.js';
 
 /** Clients that wait to be let in, while a luod is busy or the next one starts. */
 const BACKLOG = 4096;
@@ -112,7 +112,7 @@ export class Luod {
       hosted: this.#hosted,
       agents: this.#agents,
       events: this.#events,
-      status: () => this.status(),
+      status: (service) => this.status(service),
       sessions: (uid) => this.sessions(uid),
       replaceSelf: (script) =>
         replaceSelf({ store: lasting, manager, log, script, summary: () => this.summary() }),
@@ -240,7 +240,7 @@ export class Luod {
       }
     }
     this.#hosted.flbs.settle((group) => clients.has(group));
-    for (const { name } of this.#services) this.#restored.add(name);
+    for (const { name } of this.#services.targets) this.#restored.add(name);
     // First whose owner died meanwhile, so that names are free when somebody asks for them.
     for (const session of restored) session.resume();
     for (const client of this.#clients) client.wire?.send({ type: 'restarted' });
@@ -287,12 +287,23 @@ export class Luod {
 
   /**
    * Starts a service, or finds it when the luod before ran it.
+   * @param workers How many processes; 0 for one that is no worker.
    * @throws {LiveUpdateError} EEXIST when this luod was told to run it already.
    */
-  run(options: RunOptions): Service {
+  run(options: RunOptions, workers = 0): Target {
     const restored = this.#restored.delete(options.name) ? this.#services.find(options.name) : undefined;
-    restored?.runNext(options.command, options.health);
-    return restored ?? this.#services.run(options);
+    if (restored === undefined)
+      return workers === 0 ? this.#services.run(options) : this.#services.runWorkers(options, workers);
+    restored.runNext(options.command, options.health);
+    const isGroup = restored instanceof WorkerGroup;
+    const before = isGroup ? restored.count : 0;
+    if (before !== workers) {
+      const what = before === 0 ? 'one process' : `${before} workers`;
+      this.#options.log(
+        `${options.name}: goes on as ${what}, as the luod before was told; stop it to have another number`,
+      );
+    } else if (isGroup && restored.missing.length > 0) this.#services.runWorkers(options, workers);
+    return restored;
   }
 
   /** Ends every service and waits until it has. */
@@ -401,7 +412,8 @@ export class Luod {
     return `${this.#services.size} services, ${this.#hosted.count} sessions, ${heldFds} descriptors held; ${socket}`;
   }
 
-  status(): LuodStatus {
+  /** @param service Of services only this one, or this group. @throws {LiveUpdateError} ENOENT when there is none. */
+  status(service?: string): LuodStatus {
     return {
       pid: process.pid,
       version: this.#options.version,
@@ -409,7 +421,7 @@ export class Luod {
       uptimeSeconds: Math.round(process.uptime()),
       memoryBytes: process.memoryUsage.rss(),
       heldFds: this.#hosted.heldFds + this.#services.heldFds,
-      services: this.#services.status(),
+      services: this.#services.status(service),
     };
   }
 

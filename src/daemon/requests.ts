@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { LiveUpdateError } from '../core/errors.js';
 import { healthWords } from './health.js';
 import { requestId } from './session-requests.js';
+import { MAX_WORKERS } from './worker-names.js';
 
 const milliseconds = z.number().int().positive().max(86_400_000);
 
@@ -20,9 +21,12 @@ const hello = z.object({
   client: z.string().max(200).optional(),
 });
 
-const status = z.object({ type: z.literal('status'), id });
+/** A service, or a group of workers. */
+const target = z.string().max(100).optional();
 
-const services = z.object({ type: z.literal('services'), id });
+const status = z.object({ type: z.literal('status'), id, service: target });
+
+const services = z.object({ type: z.literal('services'), id, service: target });
 
 const sessions = z.object({ type: z.literal('sessions'), id });
 
@@ -73,12 +77,14 @@ const deadlines = z
 const update = z.object({
   type: z.literal('update'),
   id,
-  service: z.string().max(100).optional(),
+  service: target,
   command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
   deadlines,
   health: healthWords.optional(),
   /** The answer comes when the watch after the commit is over. */
   wait: z.boolean().optional(),
+  /** Of a group: all workers at once. */
+  together: z.boolean().optional(),
   /** Asked again of a luod that took over, a request with the same key is not done twice. */
   key: z.string().max(100).optional(),
 });
@@ -94,6 +100,8 @@ const start = z.object({
   restart: z.enum(['on-failure', 'always', 'never']).optional(),
   maxRestarts: z.number().int().nonnegative().max(1_000_000).optional(),
   fresh: z.boolean().optional(),
+  /** So many processes, each a service of its own. */
+  workers: z.number().int().positive().max(MAX_WORKERS).optional(),
   health: healthWords.optional(),
   retry: z.boolean().optional(),
 });
@@ -101,17 +109,18 @@ const start = z.object({
 const stop = z.object({
   type: z.literal('stop'),
   id,
-  service: z.string().max(100).optional(),
+  service: target,
   retry: z.boolean().optional(),
 });
 
 const rollback = z.object({
   type: z.literal('rollback'),
   id,
-  service: z.string().max(100).optional(),
+  service: target,
   deadlines,
   health: healthWords.optional(),
   wait: z.boolean().optional(),
+  together: z.boolean().optional(),
   key: z.string().max(100).optional(),
 });
 

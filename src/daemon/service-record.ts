@@ -23,6 +23,14 @@ const serviceRecord = z.object({
   /** What ran before the last update. */
   previous: command.optional(),
   cwd: z.string(),
+  /** Of one of several workers. */
+  worker: z
+    .object({
+      group: z.string().min(1),
+      index: z.number().int().positive(),
+      count: z.number().int().positive(),
+    })
+    .optional(),
   restart: z.enum(['on-failure', 'always', 'never']),
   maxRestarts: z.number().int().nonnegative(),
   fresh: z.boolean(),
@@ -75,6 +83,8 @@ const updateRecord = z.object({
   asked: askedRecord.optional(),
 });
 
+/** Which worker of which group a service is. */
+export type WorkerOf = NonNullable<z.infer<typeof serviceRecord>['worker']>;
 export type ServiceRecord = z.infer<typeof serviceRecord>;
 export type ImageRecord = z.infer<typeof imageRecord>;
 export type UpdateRecord = z.infer<typeof updateRecord>;

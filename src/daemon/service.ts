@@ -49,7 +49,7 @@ import {
   exitReport,
   reportOf,
 } from './phases.js';
-import { type RestoredService, ServiceStore } from './service-record.js';
+import { type RestoredService, ServiceStore, type WorkerOf } from './service-record.js';
 import { isSame, Trial, type WayBack } from './trial.js';
 import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';
 import type { Asked, HistoryEntry } from './update-history.js';
@@ -66,6 +66,8 @@ export interface ServiceOptions {
   readonly command: readonly string[];
   /** Where its programs run. */
   readonly cwd: string;
+  /** For one of several workers of a group. */
+  readonly worker?: WorkerOf | undefined;
   /** Whether to do without what the previous kernel kept. */
   readonly fresh: boolean;
   /** luod's own socket, for the environment of the images. */
@@ -94,6 +96,8 @@ export interface UpdateRequest {
   readonly by?: string | undefined;
   /** Answer when the watch after the commit is over. */
   readonly wait?: boolean | undefined;
+  /** See `UpdateOptions.meeting`. */
+  readonly meeting?: UpdateOptions['meeting'];
 }
 
 interface Finished {
@@ -103,6 +107,8 @@ interface Finished {
 
 export interface ServiceStatus {
   readonly name: string;
+  /** Of a worker only. */
+  readonly worker?: WorkerOf | undefined;
   readonly state: ServiceState;
   readonly pid: number | undefined;
   readonly generation: number;
@@ -159,6 +165,8 @@ export class Service {
   readonly #trial: Trial;
   #timer: NodeJS.Timeout | undefined;
   #stopSignal: NodeJS.Signals | undefined;
+  /** Who waits to know whether the program that was started comes to serve. */
+  #waiting: ((serves: boolean) => void)[] = [];
   /** Old images that have handed over and are not done. */
   readonly #lingerers = new Lingerers(() => this.#tellChange());
   /** The keeper's groups of the connections of images. */
@@ -195,8 +203,22 @@ export class Service {
   #enter(state: ServiceState): void {
     this.#state = state;
     if (state === 'serving') this.#ready.resolve();
+    this.#tellServing();
     this.#note();
     this.#tellChange();
+  }
+
+  /** Whether the program serves, once that is known: not while it starts or is updated. */
+  serves(): Promise<boolean> {
+    const { promise, resolve } = withResolvers<boolean>();
+    this.#waiting.push(resolve);
+    this.#tellServing();
+    return promise;
+  }
+
+  #tellServing(): void {
+    if (this.#state === 'starting' || this.#state === 'updating') return;
+    for (const told of this.#waiting.splice(0)) told(this.#state === 'serving');
   }
 
   #tellChange(): void {
@@ -213,12 +235,13 @@ export class Service {
   /** What the next luod is to know. */
   #note(): void {
     if (this.#state === 'stopped') return;
-    const { restart, maxRestarts, cwd, fresh } = this.#options;
+    const { restart, maxRestarts, cwd, worker, fresh } = this.#options;
     this.#store.service({
       name: this.name,
       command: [...this.#command],
       previous: this.#previous === undefined ? undefined : [...this.#previous],
       cwd,
+      worker,
       restart,
       maxRestarts,
       fresh,
@@ -275,8 +298,15 @@ export class Service {
   }
 
   #spawn(command: readonly string[]): ImageProcess {
-    const { socket, cwd } = this.#options;
-    return ImageProcess.start({ command, cwd, generation: ++this.#generation, socket, events: this.#events });
+    const { socket, cwd, worker } = this.#options;
+    return ImageProcess.start({
+      command,
+      cwd,
+      worker,
+      generation: ++this.#generation,
+      socket,
+      events: this.#events,
+    });
   }
 
   /** Tells the keeper of a process that was started. */
@@ -306,7 +336,6 @@ export class Service {
   ): Service {
     const service = new Service({ ...options, ...record });
     service.#previous = record.previous;
-    service.#generation = record.generation;
     service.#wasReady = record.wasReady;
     service.#isOwed = record.isOwed;
     service.#restarts = record.restarts;
@@ -335,6 +364,8 @@ export class Service {
       }
       if (one.client !== undefined) connect(image, one.client);
     }
+    // The record is from before the successor was started.
+    service.#generation = Math.max(record.generation, service.#successor?.generation ?? 0);
     service.#goOn(record.state, update);
     return service;
   }
@@ -517,7 +548,8 @@ export class Service {
       const old = this.#servingImage();
       this.#updateKey = key;
       const asked = { kind, by, at: new Date().toISOString(), policy, total: deadlines.total };
-      result = await this.#replace(old, request.command ?? this.#command, deadlines, asked);
+      const command = request.command ?? this.#command;
+      result = await this.#replace(old, command, deadlines, asked, request.meeting);
     }
     return request.wait === true ? await this.#trial.verdict(result) : result;
   }
@@ -527,11 +559,12 @@ export class Service {
     command: readonly string[],
     deadlines: Deadlines,
     asked: Asked,
+    meeting?: UpdateOptions['meeting'],
   ): Promise<UpdateResult> {
     this.#trial.asked = asked;
     this.#enter('updating');
     this.#updating = old.isConnected
-      ? this.#carry(old, command, deadlines)
+      ? this.#carry(old, command, deadlines, meeting)
       : this.#restartPlainly(old, command);
     return this.#updating;
   }
@@ -616,6 +649,26 @@ export class Service {
     return this.#current;
   }
 
+  /** Whether the update with this key was asked for before: see `UpdateRequest.key`. */
+  knows(key: string): boolean {
+    return key === this.#lastKey || key === this.#updateKey;
+  }
+
+  /** @throws {LiveUpdateError} EBUSY, ESRCH when no update could begin now. */
+  checkServing(): void {
+    this.#servingImage();
+  }
+
+  /** Which worker of which group it is. */
+  get worker(): WorkerOf | undefined {
+    return this.#options.worker;
+  }
+
+  /** What the next start or update runs, and what ran before the last update. */
+  get commands(): { current: readonly string[]; previous: readonly string[] | undefined } {
+    return { current: this.#command, previous: this.#previous };
+  }
+
   /** Whether there is a program that an update would replace. */
   get isRunning(): boolean {
     return this.#state !== 'stopped' && this.#state !== 'stopping';
@@ -684,13 +737,18 @@ export class Service {
     };
   }
 
-  async #carry(old: ImageProcess, command: readonly string[], deadlines: Deadlines): Promise<UpdateResult> {
+  async #carry(
+    old: ImageProcess,
+    command: readonly string[],
+    deadlines: Deadlines,
+    meeting: UpdateOptions['meeting'],
+  ): Promise<UpdateResult> {
     const successor = this.#spawn(command);
     this.#successor = successor;
     this.#noteProcess(successor);
     let update: Update;
     try {
-      update = Update.begin(this.#updateOptions(old, successor, command, deadlines));
+      update = Update.begin({ ...this.#updateOptions(old, successor, command, deadlines), meeting });
     } catch (error) {
       // Nothing was begun: no descriptor for the commit word, say.
       successor.kill('SIGKILL');
@@ -912,6 +970,7 @@ export class Service {
   #end(status: number): void {
     this.#state = 'stopped';
     this.#trial.end();
+    this.#tellServing();
     this.#lingerers.kill();
     endKeptChildren(this.custody.entries(), (session, error) =>
       this.#log(`'${session}' lives on: ${error.message}`),
@@ -931,6 +990,7 @@ export class Service {
     const now = Date.now();
     return {
       name: this.name,
+      worker: this.#options.worker,
       state: this.#state,
       pid: image?.pid,
       generation: image?.generation ?? this.#generation,

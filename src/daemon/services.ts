@@ -1,4 +1,7 @@
-/** The services of a luod, by name: those it was told to run, and those it took over from the luod before. */
+/**
+ * The services of a luod, by name: those it was told to run, and those it took over from the luod before. What people name is a target: a
+ * service, or a group of workers, each of which is a service.
+ */
 import { LiveUpdateError } from '../core/errors.js';
 import type { ServiceEvent } from './events.js';
 import type { ImageProcess } from './image-process.js';
@@ -7,6 +10,8 @@ import { KernelArrival } from './kernel-arrival.js';
 import { askKernel } from './kernel-device.js';
 import { Service, type ServiceOptions, type ServiceStatus } from './service.js';
 import { parseService } from './service-record.js';
+import { healthOfWorker, WorkerGroup } from './worker-group.js';
+import { workerName } from './worker-names.js';
 
 /** What all services of a luod share. */
 export interface ServicesOptions {
@@ -26,9 +31,13 @@ export type RunOptions = Pick<
   'name' | 'command' | 'cwd' | 'restart' | 'maxRestarts' | 'fresh' | 'health'
 >;
 
+/** What a name may stand for. */
+export type Target = Service | WorkerGroup;
+
 export class Services implements Iterable<Service> {
   readonly #options: ServicesOptions;
   readonly #services = new Map<string, Service>();
+  readonly #groups = new Map<string, WorkerGroup>();
 
   constructor(options: ServicesOptions) {
     this.#options = options;
@@ -55,14 +64,66 @@ export class Services implements Iterable<Service> {
     void service.stopped.then(() => this.#services.delete(service.name));
   }
 
+  #addToGroup(service: Service): void {
+    const { worker } = service;
+    if (worker === undefined) return;
+    const known = this.#groups.get(worker.group);
+    if (known !== undefined) {
+      known.add(service);
+      return;
+    }
+    this.#addGroup(new WorkerGroup(worker.group, worker.count, [service], this.#options.log));
+  }
+
+  #addGroup(group: WorkerGroup): WorkerGroup {
+    this.#groups.set(group.name, group);
+    void group.stopped.then(() => this.#groups.delete(group.name));
+    return group;
+  }
+
   /**
    * Starts a service.
    * @throws {LiveUpdateError} EEXIST when the name is in use.
    */
   run(options: RunOptions): Service {
-    if (this.#services.has(options.name)) {
-      throw new LiveUpdateError('EEXIST', `a service '${options.name}' runs already`, { operation: 'run' });
+    this.#checkFree(options.name);
+    return this.#start(options);
+  }
+
+  /**
+   * Starts a service of several workers; of one that runs already, those that have ended.
+   * @throws {LiveUpdateError} EEXIST when a name is in use, all workers run, or there were another number of them.
+   */
+  runWorkers(options: RunOptions, count: number): WorkerGroup {
+    const { name } = options;
+    const running = this.#groups.get(name);
+    if (running === undefined) this.#checkFree(name);
+    else if (running.count !== count || running.missing.length === 0) {
+      const text = `a service '${name}' of ${running.count} workers runs already`;
+      throw new LiveUpdateError('EEXIST', text, { operation: 'run' });
     }
+    const indexes = running?.missing ?? Array.from({ length: count }, (_, at) => at + 1);
+    for (const index of indexes) this.#checkFree(workerName(name, index));
+    const started = indexes.map((index) =>
+      this.#start({
+        ...options,
+        name: workerName(name, index),
+        health: healthOfWorker(options.health, index),
+        worker: { group: name, index, count },
+      }),
+    );
+    if (running === undefined)
+      return this.#addGroup(new WorkerGroup(name, count, started, this.#options.log));
+    for (const service of started) running.add(service);
+    return running;
+  }
+
+  #checkFree(name: string): void {
+    if (!this.#services.has(name) && !this.#groups.has(name)) return;
+    throw new LiveUpdateError('EEXIST', `a service '${name}' runs already`, { operation: 'run' });
+  }
+
+  #start(options: RunOptions & Pick<ServiceOptions, 'worker'>): Service {
     const service = new Service({ ...options, ...this.#shared(options.fresh) });
     this.#add(service);
     service.start();
@@ -77,32 +138,47 @@ export class Services implements Iterable<Service> {
    */
   restore(items: readonly KeptItem[], connect: (image: ImageProcess, group: string) => void): void {
     const restored = parseService(items);
-    this.#add(Service.restore(this.#shared(restored.service.fresh), restored, connect));
+    const service = Service.restore(this.#shared(restored.service.fresh), restored, connect);
+    this.#add(service);
+    this.#addToGroup(service);
   }
 
-  find(name: string): Service | undefined {
-    return this.#services.get(name);
+  find(name: string): Target | undefined {
+    return this.#services.get(name) ?? this.#groups.get(name);
+  }
+
+  /** What people name: services, and groups in the place of their workers. */
+  get targets(): Target[] {
+    return [
+      ...[...this.#services.values()].filter(({ worker }) => worker === undefined),
+      ...this.#groups.values(),
+    ];
   }
 
   /**
-   * The service of this name, or the only one.
+   * The service or group of this name, or the only one.
    * @throws {LiveUpdateError} ENOENT when there is none; EINVAL when there are several and none was named.
    */
-  get(name: string | undefined): Service {
+  get(name: string | undefined): Target {
     if (name !== undefined) {
-      const service = this.#services.get(name);
-      if (service === undefined)
+      const target = this.find(name);
+      if (target === undefined)
         throw new LiveUpdateError('ENOENT', `no service '${name}'; there is ${this.#names()}`);
-      return service;
+      return target;
     }
-    const [service, second] = this.#services.values();
-    if (service === undefined) throw new LiveUpdateError('ENOENT', 'this luod runs no service');
+    const [target, second] = this.targets;
+    if (target === undefined) throw new LiveUpdateError('ENOENT', 'this luod runs no service');
     if (second !== undefined) throw new LiveUpdateError('EINVAL', `which service? There is ${this.#names()}`);
-    return service;
+    return target;
   }
 
   #names(): string {
-    return [...this.#services.keys()].map((name) => `'${name}'`).join(', ') || 'none';
+    const names = this.targets.map((target) =>
+      target instanceof WorkerGroup
+        ? `'${target.name}' (${Array.from(target, ({ name }) => name).join(', ')})`
+        : `'${target.name}'`,
+    );
+    return names.join(', ') || 'none';
   }
 
   /** The image that has this secret and has not said hello yet. */
@@ -120,8 +196,14 @@ export class Services implements Iterable<Service> {
     return count;
   }
 
-  status(): ServiceStatus[] {
-    return Array.from(this, (service) => service.status());
+  /**
+   * @param name Only of the service or group of this name.
+   * @throws {LiveUpdateError} ENOENT.
+   */
+  status(name?: string): ServiceStatus[] {
+    if (name === undefined) return Array.from(this, (service) => service.status());
+    const target = this.get(name);
+    return target instanceof WorkerGroup ? target.status() : [target.status()];
   }
 
   /** Tells a new keeper everything. */

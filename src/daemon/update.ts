@@ -110,6 +110,8 @@ export interface UpdateOptions {
    * deadlines; it is called off by the signal.
    */
   readonly gate?: ((signal: AbortSignal) => Promise<ErrorReport | undefined>) | undefined;
+  /** Awaited when the successor is ready and before anything freezes: other updates that go together with this one. */
+  readonly meeting?: (() => Promise<void>) | undefined;
 }
 
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
@@ -138,6 +140,7 @@ export class Update {
   #draining = 0;
   readonly #commitFd: number;
   readonly #notes: UpdateNotes;
+  readonly #meeting: UpdateOptions['meeting'];
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
@@ -154,6 +157,7 @@ export class Update {
     this.#deadlines = options.deadlines;
     this.#notes = options.notes;
     this.#gate = options.gate;
+    this.#meeting = options.meeting;
     this.#phases = new Phases(options.deadlines);
     this.#commitFd = commitFd;
     this.#isResumed = isResumed;
@@ -262,6 +266,10 @@ export class Update {
       await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
       if (preserved.rolls === true) await this.#roll();
       await this.#passGate();
+      if (this.#meeting !== undefined) {
+        this.#phase = 'preserve';
+        await this.#phases.wait('preserve', this.#meeting(), 'the other workers were not ready');
+      }
       marks.push(performance.now());
 
       this.#phase = 'freeze';

@@ -5,7 +5,7 @@
  * The new image binds its own `net.Server` to the descriptor but accepts nothing until `start`, after the commit: a
  * connection that a refused image had accepted would be lost with it.
  */
-import { type AddressInfo, type ListenOptions, Server } from 'node:net';
+import { type AddressInfo, Server } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import type { FileOpArgs } from '../core/types.js';
 import { stopWatching } from '../linux/epoll.js';
@@ -14,6 +14,7 @@ import { handleFd } from '../linux/handle-fd.js';
 import { openUnreachableListener } from '../linux/listen-socket.js';
 import { isListening } from '../linux/socket-facts.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import { openSharedPort, type SharedListenOptions } from './shared-port.js';
 
 const COMPATIBLE = 'liveupdate-listener-v1';
 
@@ -48,26 +49,30 @@ export class Listener {
   }
 
   /**
-   * Makes `server` listen.
+   * Makes `server` listen; with `reusePort`, beside other processes.
    * @throws {LiveUpdateError} the errno of bind(2) and listen(2): EADDRINUSE, EACCES, EADDRNOTAVAIL, ...; EINVAL for
    *   options that Node does not take.
    */
-  static async open(server: Server, options: ListenOptions): Promise<Listener> {
+  static async open(server: Server, options: SharedListenOptions): Promise<Listener> {
     const what = options.path ?? `${options.host ?? '*'}:${options.port ?? 0}`;
+    const fd = await sharedPort(options, what);
+    const { backlog, signal } = options;
     await new Promise<void>((resolve, reject) => {
       const failed = (error: Error) => reject(listenError(error, what));
       server.once('error', failed);
       try {
-        server.listen(options, () => {
+        server.listen(fd === undefined ? options : { fd, backlog, signal }, () => {
           server.off('error', failed);
           resolve();
         });
       } catch (error) {
         server.off('error', failed);
+        // What is thrown is found before the descriptor is taken.
+        if (fd !== undefined) closeFd(fd);
         reject(listenError(error, what));
       }
     });
-    return Listener.of(server, options.backlog);
+    return Listener.of(server, backlog);
   }
 
   /** The listener of a server that listens already. @throws {LiveUpdateError} EINVAL when it does not. */
@@ -175,6 +180,16 @@ function parse(record: Uint8Array): Saved {
     throw new LiveUpdateError('EINVAL', 'a damaged listener record', { handler: COMPATIBLE, cause });
   }
   throw new LiveUpdateError('EINVAL', 'a listener record without an address', { handler: COMPATIBLE });
+}
+
+/** The socket for a server that shares its port; undefined for one that does not. */
+async function sharedPort(options: SharedListenOptions, what: string): Promise<number | undefined> {
+  if (options.reusePort !== true || !('port' in options)) return undefined;
+  try {
+    return await openSharedPort(options);
+  } catch (error) {
+    throw listenError(error, what);
+  }
 }
 
 function listenError(error: unknown, what: string): LiveUpdateError {

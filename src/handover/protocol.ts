@@ -36,6 +36,10 @@ export const PROTOCOL_VERSION = 1;
 export const ENV_SOCKET = 'LIVEUPDATE_SOCKET';
 export const ENV_IMAGE = 'LIVEUPDATE_IMAGE';
 
+/** Environment of one of several workers: its number, from 1, and how many there are. */
+export const ENV_WORKER = 'LIVEUPDATE_WORKER';
+export const ENV_WORKERS = 'LIVEUPDATE_WORKERS';
+
 export type Phase = 'spawn' | 'preserve' | 'freeze' | 'retrieve' | 'finish';
 
 /** What brings an image's state to the next one: luod's hands, or the kernel's across a kexec. */

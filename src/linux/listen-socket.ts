@@ -167,13 +167,24 @@ function textOfSix(bytes: Buffer): string {
   return Array.from({ length: 8 }, (_, group) => bytes.readUInt16BE(2 * group).toString(16)).join(':');
 }
 
-/** The bytes of what `textOfSix` wrote. */
+/** The bytes of an IPv6 address in any of its texts (RFC 4291, 2.2): in full, with `::` for a run of zeros, with an IPv4 address at its end. */
 function bytesOfSix(text: string): Buffer {
-  const groups = text.split(':').map((group) => Number.parseInt(group, 16));
-  if (groups.length !== 8 || groups.some((group) => !(group >= 0 && group <= 0xffff))) {
-    throw new LiveUpdateError('EINVAL', `not eight groups: '${text}'`, { operation: 'bind' });
-  }
+  const [before = '', after] = text.split('::');
+  const head = groupsOf(before);
+  const tail = groupsOf(after ?? '');
+  const zeros = after === undefined ? 0 : 8 - head.length - tail.length;
   const bytes = Buffer.alloc(16);
-  for (const [at, group] of groups.entries()) bytes.writeUInt16BE(group, 2 * at);
+  for (const [at, group] of head.entries()) bytes.writeUInt16BE(group, 2 * at);
+  for (const [at, group] of tail.entries()) bytes.writeUInt16BE(group, 2 * (head.length + zeros + at));
   return bytes;
+}
+
+/** Of one side of a `::`, which `isIPv6` has found good. */
+function groupsOf(text: string): number[] {
+  if (text === '') return [];
+  return text.split(':').flatMap((group) => {
+    if (!group.includes('.')) return [Number.parseInt(group, 16)];
+    const [a = 0, b = 0, c = 0, d = 0] = group.split('.').map(Number);
+    return [(a << 8) | b, (c << 8) | d];
+  });
 }

@@ -60,13 +60,23 @@ export function cli(name: 'luod' | 'luoctl'): string[] {
   return [process.execPath, join(ROOT, 'dist', 'cli', `${name}.js`)];
 }
 
+/**
+ * A port for a program that is started later. Below those that the kernel gives to clients (ip_local_port_range), of which other tests
+ * open a thousand meanwhile.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
+  const range = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8');
+  const highest = Math.min(Number.parseInt(range, 10), 32_768);
+  for (;;) {
+    const port = LOWEST_PORT + Math.floor(Math.random() * (highest - LOWEST_PORT));
+    const server = createServer().listen(port, '127.0.0.1');
+    const isFree = await once(server, 'listening').then(
+      () => true,
+      () => false,
+    );
+    server.close();
+    if (isFree) return port;
+  }
 }
 
 /** What luod says when a program that uses liveupdate serves. */
@@ -74,12 +84,15 @@ export function servesItself(generation: number): RegExp {
   return new RegExp(`generation ${generation} serves, pid \\d+(:|\n)`);
 }
 
+/** Above those of services that a machine may have. */
+const LOWEST_PORT = 10_000;
+
 export class LuodProcess {
   readonly folder: string;
   readonly socket: string;
   readonly control: string;
   readonly port: number;
-  readonly #start: (command: readonly string[]) => void;
+  readonly #start: (command: readonly string[], flags?: readonly string[]) => void;
   readonly #command: readonly string[];
   #child!: ChildProcess;
   exited: Promise<number | null> = Promise.resolve(0);
@@ -98,8 +111,8 @@ export class LuodProcess {
     this.socket = join(folder, 'luod.sock');
     this.control = join(folder, 'control.sock');
     this.#command = command;
-    this.#start = (words) => {
-      const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, '--', ...words];
+    this.#start = (words, moreFlags = []) => {
+      const args = ['run', '--name', 'echo', '--socket', this.socket, ...flags, ...moreFlags, '--', ...words];
       const child = spawn(process.execPath, [cli('luod')[1] as string, ...args], {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: { ...process.env, PORT: String(port), CONTROL: this.control, ...env },
@@ -119,9 +132,9 @@ export class LuodProcess {
   }
 
   /** Starts luod again, after its death, and waits until it has taken over. */
-  async again(command: readonly string[] = this.#command): Promise<void> {
+  async again(command: readonly string[] = this.#command, flags: readonly string[] = []): Promise<void> {
     this.stderr = '';
-    this.#start(command);
+    this.#start(command, flags);
     await this.says(/took over \d+ sessions/);
   }
 

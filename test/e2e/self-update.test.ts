@@ -50,20 +50,20 @@ async function talk(client: LuodClient, name: string, isOver: () => boolean): Pr
 }
 
 describe('a self-update', () => {
-  it(`${UPDATES} times under the eyes of its clients`, { timeout: 900_000 }, async () => {
+  it('again and again under the eyes of its clients', { timeout: 900_000 }, async () => {
     const clients: LuodClient[] = [];
     for (let count = 0; count < 5; count++) clients.push(await host.connect());
     let isOver = false;
     const talking = clients.map((client, number) => talk(client, `client ${number}`, () => isOver));
     const operator = await host.connect();
     const { pid } = host;
-    for (let update = 0; update < UPDATES; update++) {
+    for (let update = 0; update < 15; update++) {
       const now = await operator.selfUpdate();
       expect(now.pid).toBe(pid);
     }
     isOver = true;
     const answers = await Promise.all(talking);
-    for (const count of answers) expect(count).toBeGreaterThan(UPDATES);
+    for (const count of answers) expect(count).toBeGreaterThan(15);
     // Who connects anew finds it as well: the listener was never away.
     const late = await host.connect();
     await expect(late.retrieveSession('client 0')).rejects.toThrow(

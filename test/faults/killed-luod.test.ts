@@ -9,7 +9,8 @@ import type { LuodClient, LuodSession } from '../../src/app/luod-client.js';
 import { createMemfd } from '../../src/linux/memfd.js';
 import { Host } from '../e2e/host.js';
 
-const KILLS = 220;
+/** Clients that are killed themselves: kill-points.test.ts. */
+const KILLS = Number(process.env.LIVEUPDATE_KILLS ?? 80);
 
 /** A session as its owner knows it: tokens and the inodes behind them. */
 interface Known {

@@ -78,9 +78,24 @@ describe('listen-socket', () => {
     await new Promise((resolve) => server.close(resolve));
   });
 
+  it('takes an IPv6 address in any of its texts', () => {
+    const texts = {
+      '::': '0:0:0:0:0:0:0:0',
+      '::1': '0:0:0:0:0:0:0:1',
+      '0:0::1': '0:0:0:0:0:0:0:1',
+      '::ffff:127.0.0.1': '0:0:0:0:0:ffff:7f00:1',
+      '::ffff:7f00:1': '0:0:0:0:0:ffff:7f00:1',
+    };
+    for (const [host, full] of Object.entries(texts)) {
+      const fd = openListeningSocket({ host, port: 0, scope: 0, ipv6Only: false, reusePort: true }, 1);
+      expect(listenAddress(fd)).toMatchObject({ host: full, reusePort: true });
+      closeFd(fd);
+    }
+  });
+
   it('refuses what is no address', () => {
     const rest = { port: 1, scope: 0, ipv6Only: false, reusePort: false };
-    for (const host of ['', 'localhost', '1.2.3', '1.2.3.256', '::']) {
+    for (const host of ['', 'localhost', '1.2.3', '1.2.3.256', '::g']) {
       expect(() => openListeningSocket({ host, ...rest }, 1)).toThrow(
         expect.objectContaining({ code: 'EINVAL' }),
       );
