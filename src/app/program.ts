@@ -205,7 +205,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       orchestrator: this.orchestrator,
       handover: this.#handover,
       handler: (compatible) => this.#handlers.get(compatible),
-      prepare: () => this.#takeCounters(),
+      prepare: () => this.#counters.prepare(this.orchestrator),
     };
   }
 
@@ -536,31 +536,6 @@ export class Program extends EventEmitter<ProgramEvents> {
       });
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: kind, session }), 'preserve');
-    }
-  }
-
-  /** Gets the counters; at the commit the additions of this image join those of the ones before. */
-  async #takeCounters(): Promise<() => void> {
-    const { flb } = this.#counters;
-    // A version that counts nothing gives up what the one before counted.
-    if (this.#counters.size === 0) return () => undefined;
-    try {
-      const store = await this.orchestrator.getIncoming(flb);
-      await this.orchestrator.putIncoming(flb);
-      return () => this.#joinCounters(() => this.#counters.take(store));
-    } catch (error) {
-      // The old image may be of a version that had no counters, and what luod held for a dead one are files alone.
-      if (!isMissingFlb(error)) throw error;
-      return () => undefined;
-    }
-  }
-
-  #joinCounters(join: () => void): void {
-    try {
-      join();
-    } catch (error) {
-      // Beyond the commit it is too late to refuse: this image counts for itself.
-      process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
     }
   }
 
@@ -983,8 +958,4 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
-}
-
-function isMissingFlb(error: unknown): boolean {
-  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }
