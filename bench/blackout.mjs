@@ -13,6 +13,7 @@ const HELP = `node bench/blackout.mjs [options]
 
   --connections LIST   live connections (default 10,1000,10000)
   --memory LIST        bytes of memory, each with 1,000 connections (default 65536,1073741824)
+  --rolling LIST       live connections that move by a rolling cut (default 10000; 0 for none)
   --updates N          updates of each cell and round (default 4)
   --rounds N           rounds: ours, then the baseline, in turns (default 2)
   --no-baseline        ours alone
@@ -25,6 +26,7 @@ const { values } = parseArgs({
   options: {
     connections: { type: 'string', default: '10,1000,10000' },
     memory: { type: 'string', default: `${SMALL},1073741824` },
+    rolling: { type: 'string', default: '10000' },
     updates: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '2' },
     'no-baseline': { type: 'boolean', default: false },
@@ -93,12 +95,13 @@ async function measureCell(cell, rounds) {
   const ours = [];
   const baseline = [];
   for (let round = 0; round < rounds; round++) {
-    ours.push(await measure('ours', (port) => startOurs(port, cell.memory), cell));
+    ours.push(await measure('ours', (port) => startOurs(port, cell.memory, cell.cut), cell));
     if (cell.baseline) baseline.push(await measure('by hand', startBaseline, cell));
   }
   const row = {
     connections: cell.connections,
     memory: cell.memory,
+    cut: cell.cut ?? 'atomic',
     ...summary(ours, ({ phases: { preserve, freeze, retrieve, finish } }) => ({
       preserve,
       freeze,
@@ -141,6 +144,13 @@ if (values.help) {
     ...memories
       .filter((memory) => memory !== SMALL)
       .map((memory) => ({ connections: 1000, memory, updates, baseline: false })),
+    ...(values.rolling === '0' ? [] : numbers(values.rolling, 'rolling')).map((connections) => ({
+      connections,
+      memory: SMALL,
+      cut: 'rolling',
+      updates,
+      baseline: false,
+    })),
   ];
   const rows = [];
   for (const cell of cells) rows.push(await measureCell(cell, rounds));
@@ -165,6 +175,7 @@ function report(where, rows) {
     [
       'connections',
       'memory, bytes',
+      'cut',
       'blackout, median',
       'max',
       'freeze',
@@ -179,6 +190,7 @@ function report(where, rows) {
     rows.map((row) => [
       row.connections,
       row.memory,
+      row.cut,
       `**${ms(row.blackoutMedian)}**`,
       ms(row.blackoutMax),
       ms(row.freeze),

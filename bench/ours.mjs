@@ -10,7 +10,7 @@ const HERE = dirname(fileURLToPath(import.meta.url));
 const CLI = join(HERE, '..', 'dist', 'cli');
 
 /** Resolves when it serves. */
-export async function startOurs(port, memory) {
+export async function startOurs(port, memory, cut = 'atomic') {
   const folder = mkdtempSync(join(tmpdir(), 'liveupdate-bench-'));
   const socket = join(folder, 'luod.sock');
   const program = [process.execPath, join(HERE, 'programs', 'echo.mjs')];
@@ -19,7 +19,7 @@ export async function startOurs(port, memory) {
       process.execPath,
       [join(CLI, 'luod.js'), 'run', '--name', 'echo', '--socket', socket, '--', ...program],
       {
-        env: { ...environment, PORT: String(port), MEMORY: String(memory) },
+        env: { ...environment, PORT: String(port), MEMORY: String(memory), CUT: cut },
         stdio: ['ignore', 'ignore', 'pipe'],
       },
     ),

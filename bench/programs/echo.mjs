@@ -23,7 +23,12 @@ const server = net.createServer((socket) => {
   });
   socket.on('error', () => socket.destroy());
 });
-await lu.listen('echo', server, { host: '127.0.0.1', port: Number(process.env.PORT), backlog: 4096 });
+await lu.listen('echo', server, {
+  host: '127.0.0.1',
+  port: Number(process.env.PORT),
+  backlog: 4096,
+  cut: process.env.CUT,
+});
 if (lu.origin === 'fresh') new Uint8Array(memory).fill(1);
 await lu.ready();
 process.send?.({

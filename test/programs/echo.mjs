@@ -124,7 +124,8 @@ if (FAULT === 'kills-luod-in-the-cut') killInTheCut(process.env.LUOD_PID);
 if (FAULT === 'kills-luod-at-cut' && lu.origin === 'update') killInTheCut(process.ppid);
 if (lu.origin === 'fresh') lu.on('freeze', () => killLuodAt('freeze'));
 if (lu.origin === 'fresh') lu.on('finish', () => killLuodAt('finish'));
-if (FAULT === 'dies-after-ready') setTimeout(() => process.exit(9), 200);
+// Well behind the rehearsal, which is part of ready().
+if (FAULT === 'dies-after-ready') setTimeout(() => process.exit(9), 2000);
 await lu.ready();
 if (lu.origin === 'update') {
   if (FAULT === 'dies-after-commit') process.exit(3);
