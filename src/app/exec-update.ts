@@ -66,6 +66,11 @@ export class ExecUpdate {
     return this.#state === 'frozen';
   }
 
+  /** Whether everything was taken back, if the update was called off: a callback that hangs is not. */
+  get isTidy(): boolean {
+    return this.#sessions.isTidy;
+  }
+
   /**
    * Never returns when it succeeds. After a failure `rollback()` is due.
    * @throws {LiveUpdateError} what nextProgram() and execve(2) say; the errno of the callback or listener that failed; EBUSY for a

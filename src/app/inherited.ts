@@ -6,35 +6,24 @@
  * to finish is told and changes nothing. An image that throws before ready() ends this process and what it carried.
  */
 import type { InheritedPass } from '../handover/inheritance.js';
-import { type IncomingOptions, Passed } from './successor.js';
-
-export interface InheritedOptions extends IncomingOptions {
-  /** Everything is retrieved, and nothing is finished yet. */
-  readonly committed: () => Promise<void>;
-}
+import { type Arm, type IncomingOptions, Passed, warnOfUnfinished } from './successor.js';
 
 export class Inherited extends Passed {
-  readonly #committed: () => Promise<void>;
   readonly #frozen: InheritedPass;
 
   /** @param passes The pass of the freeze is the last. @throws {LiveUpdateError} EINVAL for what cannot be adopted. */
-  constructor(options: InheritedOptions, passes: readonly InheritedPass[]) {
+  constructor(options: IncomingOptions, passes: readonly InheritedPass[]) {
     super(options);
-    this.#committed = options.committed;
     for (const { handover, fds } of passes.slice(0, -1)) this.adopt(handover, fds);
     this.#frozen = passes.at(-1) as InheritedPass;
   }
 
-  async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<undefined> {
+  async finish(dropped: ReadonlySet<string>, arm: Arm): Promise<undefined> {
     const { handover, fds } = this.#frozen;
     this.records.add(handover.records, fds);
     const sessions = await this.retrieve(handover.image, dropped);
-    await this.#committed();
-    const unfinished = await this.finishSessions(sessions);
-    if (unfinished.length > 0) {
-      process.emitWarning(`not finished after the update: ${unfinished.join('; ')}`, 'LiveUpdateWarning');
-    }
-    arm(() => undefined);
+    (await this.options.prepare())();
+    warnOfUnfinished([...(await this.finishSessions(sessions)), ...arm(() => undefined)]);
     this.records.clear();
   }
 }

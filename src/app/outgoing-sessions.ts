@@ -5,15 +5,21 @@
  *     open      a session for a kept thing             close, newest first
  *     reboot    everything frozen, and locked          cancelReboot
  *
- * A freeze of the program's own that hangs must not hang the program: a rollback then does not wait for it, and tidies up
- * if it ever ends.
+ * The way back has no way back of its own, so it goes to its end whatever fails on it: a callback that throws is told by a warning,
+ * and the next session is closed all the same. One that hangs, on either way, must not hang the program: it is waited for a
+ * moment, and tidied up behind if it ever ends. Until then `isTidy` is false, and nothing can be updated: nobody knows what such
+ * a callback will still do.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
 import type { Image } from '../core/types.js';
 import type { Handover } from '../handlers/carried.js';
 import { OutgoingRecords } from '../handover/records.js';
 import { FILE_TOKEN, type Kept, KeptListener } from './kept.js';
+
+/** How long a rollback waits for callbacks, before the program hears of it and serves on. */
+const TAKE_BACK_MS = 1000;
 
 export interface OpenSession {
   readonly kept: Kept;
@@ -27,6 +33,7 @@ export class OutgoingSessions {
   #rebooting: Promise<void> | undefined;
   /** What a successful reboot left, which keeps the orchestrator locked. */
   #image: Image | undefined;
+  #takingBack = false;
 
   constructor(options: { readonly orchestrator: LiveUpdate; readonly handover: Handover }) {
     this.#orchestrator = options.orchestrator;
@@ -76,8 +83,17 @@ export class OutgoingSessions {
     return this.#image;
   }
 
-  /** Takes everything back: the program serves on as if nothing had been tried. */
+  /** Whether a rollback, if there was one, has come to its end. */
+  get isTidy(): boolean {
+    return !this.#takingBack;
+  }
+
+  /**
+   * Takes everything back: the program serves on as if nothing had been tried. Resolves also when a callback fails or hangs; what
+   * failed becomes a warning.
+   */
   async rollback(): Promise<void> {
+    this.#takingBack = true;
     const rebooting = this.#rebooting;
     if (rebooting === undefined) {
       await this.#takeBack();
@@ -91,10 +107,30 @@ export class OutgoingSessions {
   }
 
   async #takeBack(): Promise<void> {
-    if (this.#image !== undefined) await this.#orchestrator.cancelReboot();
+    const late = sleep(TAKE_BACK_MS, undefined, { ref: false });
+    const steps: Promise<void>[] = [];
+    if (this.#image !== undefined) steps.push(attempt(() => this.#orchestrator.cancelReboot()));
     this.#image = undefined;
-    for (const { session } of this.#sessions.splice(0).reverse()) await session.close();
-    this.#handover.outgoing = new OutgoingRecords();
+    await Promise.race([Promise.all(steps), late]);
+    for (const { session } of this.#sessions.splice(0).reverse()) {
+      const closing = attempt(() => session.close());
+      steps.push(closing);
+      await Promise.race([closing, late]);
+    }
+    const over = Promise.all(steps).then(() => {
+      this.#handover.outgoing = new OutgoingRecords();
+      this.#takingBack = false;
+    });
+    await Promise.race([over, late]);
+  }
+}
+
+/** Does its part of a way back; a failure is told, and stops nothing. */
+async function attempt(part: () => void | PromiseLike<void>): Promise<void> {
+  try {
+    await part();
+  } catch (error) {
+    process.emitWarning(LiveUpdateError.from(error, { operation: 'rollback' }));
   }
 }
 

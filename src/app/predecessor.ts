@@ -131,6 +131,11 @@ export class Predecessor {
     return this.#state === 'frozen';
   }
 
+  /** Whether everything was taken back, if the update was called off: a callback that hangs is not. */
+  get isTidy(): boolean {
+    return this.#sessions.isTidy;
+  }
+
   #send(message: OldToSuccessor, fds: readonly number[] = []): void {
     this.#direct.send(toWire(message), fds);
   }
@@ -405,13 +410,20 @@ export class Predecessor {
    * After the commit: nothing this process still does may reach what the successor owns.
    * @param lingers Whether the event loop will turn again, so that connections that crossed must really be let go (`Lingering`
    *   does it) and not just be out of reach.
+   * @returns what failed. Then something of the successor's is still in reach: this process has to end.
    */
-  sever(lingers: boolean): void {
+  sever(lingers: boolean): LiveUpdateError[] {
     this.#state = 'ended';
+    const failures: LiveUpdateError[] = [];
     for (const { kept } of this.#sessions) {
-      if (kept instanceof KeptListener && !lingers) kept.connections.sever();
-      else this.#options.handler(kept.file)?.sever?.(kept.file);
+      try {
+        if (kept instanceof KeptListener && !lingers) kept.connections.sever();
+        else this.#options.handler(kept.file)?.sever?.(kept.file);
+      } catch (error) {
+        failures.push(LiveUpdateError.from(error, { operation: 'sever', session: kept.session }));
+      }
     }
+    return failures;
   }
 
   /**

@@ -155,6 +155,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   #place: WorkerPlace = NO_WORKER;
   #isReady = false;
   #predecessor: Predecessor | undefined;
+  /** The last update that was called off here. */
+  #calledBack: { readonly isTidy: boolean } | undefined;
   #updateOver: Resolvers<void> | undefined;
   #waiting: Waiting | undefined;
   /** The word to luod by which this image came to serve, or is about to. */
@@ -203,6 +205,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       orchestrator: this.orchestrator,
       handover: this.#handover,
       handler: (compatible) => this.#handlers.get(compatible),
+      prepare: () => this.#counters.prepare(this.orchestrator),
     };
   }
 
@@ -210,10 +213,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#origin = 'update';
     this.#generation = inheritance.generation;
     this.#counters.wait();
-    this.#incoming = new Inherited(
-      { ...this.#incomingOptions, committed: () => this.#takeCounters() },
-      inheritance.open(),
-    );
+    this.#incoming = new Inherited(this.#incomingOptions, inheritance.open());
   }
 
   async #join(socket: string, image: string): Promise<void> {
@@ -241,7 +241,6 @@ export class Program extends EventEmitter<ProgramEvents> {
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
-        committed: () => this.#takeCounters(),
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
@@ -500,10 +499,11 @@ export class Program extends EventEmitter<ProgramEvents> {
       const came = this.#claim(session, kind, type, accept);
       const file = came ?? (await make());
       const kept = wrap?.(file) ?? this.#wrap(kind, name, file);
+      // In an update and after a crash luod holds it already; what came through a kernel was not in its hands. What luod cannot
+      // hold is not kept at all.
+      if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       this.#kept.set(session, kept);
       if (this.#claiming === undefined) this.#start(kept, () => undefined);
-      // In an update and after a crash luod holds it already; what came through a kernel was not in its hands.
-      if (came === undefined || this.#origin === 'kexec') this.#hold(kept);
       return file;
     } finally {
       this.#making.delete(session);
@@ -536,20 +536,6 @@ export class Program extends EventEmitter<ProgramEvents> {
       });
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: kind, session }), 'preserve');
-    }
-  }
-
-  /** At the cut: the additions of this image join those of the ones before. */
-  async #takeCounters(): Promise<void> {
-    const { flb } = this.#counters;
-    // A version that counts nothing gives up what the one before counted.
-    if (this.#counters.size === 0) return;
-    try {
-      this.#counters.take(await this.orchestrator.getIncoming(flb));
-      await this.orchestrator.putIncoming(flb);
-    } catch (error) {
-      // The old image is of a version that had no counters; or, beyond the commit, it is too late to refuse.
-      if (!isMissingFlb(error)) process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
     }
   }
 
@@ -627,12 +613,19 @@ export class Program extends EventEmitter<ProgramEvents> {
     }
   }
 
-  #arm(onFlow: () => void): void {
+  /** Past the commit: what will not start keeps nothing else from it. */
+  #arm(onFlow: () => void): string[] {
+    const failures: string[] = [];
     for (const kept of this.#kept.values()) {
-      if (kept instanceof KeptListener) {
-        if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
-      } else this.#start(kept, onFlow);
+      try {
+        if (kept instanceof KeptListener) {
+          if (kept.file.server !== undefined) kept.connections.arm(kept.file.server, onFlow);
+        } else this.#start(kept, onFlow);
+      } catch (error) {
+        failures.push(`${kept.session}: ${LiveUpdateError.from(error, { operation: 'start' }).message}`);
+      }
     }
+    return failures;
   }
 
   /** Ahead of the commit: connections of a rolling listener, which share nothing but memory. */
@@ -682,10 +675,10 @@ export class Program extends EventEmitter<ProgramEvents> {
   #start(kept: Kept, onFlow: () => void): void {
     if (kept instanceof KeptListener) return;
     const { handler, file, session } = kept;
-    handler.start?.(file, onFlow);
     handler.onGone?.(file, () => {
       if (this.#kept.get(session) === kept) this.#release(session, true);
     });
+    handler.start?.(file, onFlow);
   }
 
   /** A lingering image has done with connections of `session`. */
@@ -725,6 +718,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   async #replaceInPlace(command: readonly string[] | undefined): Promise<never> {
+    this.#requireTidy();
     const busy = this.#isReady ? 'an update is under way' : 'the program did not call ready() yet';
     if (!this.#isReady || this.#updateOver !== undefined)
       throw new LiveUpdateError('EBUSY', busy, { operation: 'update' });
@@ -743,10 +737,18 @@ export class Program extends EventEmitter<ProgramEvents> {
     } catch (error) {
       const reason = LiveUpdateError.from(error, { operation: 'update' });
       const wasFrozen = update.isFrozen;
+      this.#calledBack = update;
       await update.rollback();
       this.#calledOff(reason, wasFrozen);
       throw reason;
     }
+  }
+
+  /** @throws {LiveUpdateError} EBUSY: a callback of an update that was called off hangs, and nobody knows what it will still do. */
+  #requireTidy(): void {
+    if (this.#calledBack === undefined || this.#calledBack.isTidy) return;
+    const text = 'a callback of the update before, which was called off, has not come back yet';
+    throw new LiveUpdateError('EBUSY', text, { operation: 'update' });
   }
 
   async #announceFreeze(): Promise<void> {
@@ -832,6 +834,13 @@ export class Program extends EventEmitter<ProgramEvents> {
     const [directFd, commitFd] = fds;
     const link = this.#link;
     if (directFd === undefined || commitFd === undefined || link === undefined) return;
+    try {
+      this.#requireTidy();
+    } catch (error) {
+      for (const fd of fds) closeFd(fd);
+      link.report('preserve', LiveUpdateError.from(error));
+      return;
+    }
     const predecessor = new Predecessor({
       orchestrator: this.orchestrator,
       handover: this.#handover,
@@ -850,7 +859,11 @@ export class Program extends EventEmitter<ProgramEvents> {
       (sent) => {
         if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent });
       },
-      (error: unknown) => link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' })),
+      (error: unknown) => {
+        // Of one that was called off meanwhile, luod wants to hear nothing more.
+        if (this.#predecessor === predecessor)
+          link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' }));
+      },
     );
   }
 
@@ -875,8 +888,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       if (verdict === 'finish') this.#leave(predecessor);
       else await this.#rollback(predecessor.reason ?? { code: 'ECANCELED', message: 'called off' });
     } catch (error) {
-      // Not frozen (any more); luod calls the update off when it hears of it.
-      link.report('freeze', LiveUpdateError.from(error, { operation: 'freeze' }));
+      // Not frozen (any more); luod calls the update off when it hears of it, unless it has already.
+      if (this.#predecessor === predecessor)
+        link.report('freeze', LiveUpdateError.from(error, { operation: 'freeze' }));
     }
   }
 
@@ -884,8 +898,10 @@ export class Program extends EventEmitter<ProgramEvents> {
   #leave(predecessor: Predecessor): void {
     const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
     const lingers = countStaying(listeners) > 0;
-    predecessor.sever(lingers);
-    if (!lingers) this.#exit();
+    const failures = predecessor.sever(lingers);
+    // A warning would come too late for this process.
+    for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);
+    if (!lingers || failures.length > 0) this.#exit();
     this.#late.letGo();
     this.#counters.sever();
     this.#lingering = new Lingering({
@@ -913,6 +929,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     const predecessor = this.#predecessor;
     if (predecessor === undefined) return;
     const wasFrozen = predecessor.isFrozen;
+    this.#calledBack = predecessor;
     const lost = await predecessor.rollback();
     this.#predecessor = undefined;
     this.#calledOff(reason, wasFrozen);
@@ -941,8 +958,4 @@ export class Program extends EventEmitter<ProgramEvents> {
         'LiveUpdateWarning',
       );
   }
-}
-
-function isMissingFlb(error: unknown): boolean {
-  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }

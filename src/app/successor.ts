@@ -18,6 +18,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
 import { withResolvers } from '../core/resolvers.js';
+import { isThenable } from '../core/sequence.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
@@ -45,7 +46,18 @@ export interface IncomingOptions {
   readonly handover: Handover;
   /** The handler for a `compatible`, if it is registered. */
   readonly handler: (compatible: string) => CarriedFileHandler | undefined;
+  /** Everything is retrieved: gets what else is needed, and returns what is to be done with it when this image is in charge. */
+  readonly prepare: () => Promise<() => void>;
 }
+
+/**
+ * Lets what came in flow, and calls back for each connection that the program gets.
+ * @returns what would not start, and why.
+ */
+export type Arm = (onFlow: () => void) => string[];
+
+/** How long a session's finish is waited for while everything else stands still. It goes on behind. */
+const FINISH_MS = 1000;
 
 /** What came in and what the program has claimed of it; the part that both ways of taking over share. */
 export abstract class Incoming {
@@ -66,12 +78,9 @@ export abstract class Incoming {
   abstract connections(session: string): ConnectionSet | undefined;
   /**
    * Takes over: everything is finished when it resolves.
-   * @param arm Lets the connections flow; called when everything is finished. It calls back for each that the program gets.
+   * @param arm Lets everything flow; called when everything is finished.
    */
-  abstract finish(
-    dropped: ReadonlySet<string>,
-    arm: (onFlow: () => void) => void,
-  ): Promise<CutReport | undefined>;
+  abstract finish(dropped: ReadonlySet<string>, arm: Arm): Promise<CutReport | undefined>;
 
   /**
    * Hands the file of `session` to the program, once.
@@ -121,6 +130,29 @@ export abstract class Incoming {
     return this.#claimed.has(session);
   }
 
+  /**
+   * Past the commit there is no way back, and everybody waits: what refuses to finish stays with the orchestrator, what does not come
+   * back in time goes on behind, and the next update has to wait for it. Both are told.
+   * @returns the sessions that are not finished, and why.
+   */
+  protected async finishSessions(sessions: readonly CutSession[]): Promise<string[]> {
+    const unfinished: string[] = [];
+    for (const { name, session } of sessions) {
+      try {
+        const finishing = session.finish();
+        if (isThenable(finishing) && !(await isOverIn(FINISH_MS, finishing))) {
+          unfinished.push(`${name}: its finish has not come back within ${FINISH_MS} ms, and goes on`);
+          void closeBehind(session, finishing);
+          continue;
+        }
+        await session.close();
+      } catch (error) {
+        unfinished.push(`${name}: ${reasonOf(error)}`);
+      }
+    }
+    return unfinished;
+  }
+
   protected build(session: string, file: SerializedFile): unknown {
     const handler = this.#handler(session, file.compatible);
     if (handler.adopt === undefined) {
@@ -154,16 +186,50 @@ export class Restored extends Incoming {
     return undefined;
   }
 
-  async finish(_dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<undefined> {
+  async finish(_dropped: ReadonlySet<string>, arm: Arm): Promise<undefined> {
     const { orchestrator } = this.options;
     await orchestrator.deserialize(this.#image);
+    const sessions: CutSession[] = [];
     for (const { name, files } of this.#image.sessions) {
       const session = await orchestrator.retrieveSession(name);
+      sessions.push({ name, session });
       if (this.isClaimed(name)) for (const { token } of files) await session.retrieve(token);
-      await session.finish();
-      await session.close();
     }
-    arm(() => undefined);
+    (await this.options.prepare())();
+    warnOfUnfinished([...(await this.finishSessions(sessions)), ...arm(() => undefined)]);
+  }
+}
+
+/** Of an image that has nobody to report to. */
+export function warnOfUnfinished(unfinished: readonly string[]): void {
+  if (unfinished.length === 0) return;
+  process.emitWarning(`not finished: ${unfinished.join('; ')}`, 'LiveUpdateWarning');
+}
+
+/** A finish that fails has done its work to the end; what went wrong on the way is its cause. */
+function reasonOf(error: unknown): string {
+  const { message, cause } = LiveUpdateError.from(error);
+  return cause instanceof Error ? `${message}: ${cause.message}` : message;
+}
+
+/** @throws what `work` rejects with. */
+async function isOverIn(ms: number, work: PromiseLike<void>): Promise<boolean> {
+  const { promise: late, resolve } = withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(false), ms);
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Closes a session when its finish, which was told as late, comes back. */
+async function closeBehind(session: Session, finishing: PromiseLike<void>): Promise<void> {
+  try {
+    await finishing;
+    await session.close();
+  } catch (error) {
+    process.emitWarning(LiveUpdateError.from(error, { operation: 'finish', session: session.name }));
   }
 }
 
@@ -223,23 +289,6 @@ export abstract class Passed extends Incoming {
     }
     return sessions;
   }
-
-  /**
-   * Past the commit there is no way back; what refuses to finish stays with the orchestrator and is told.
-   * @returns the sessions that refused, and why.
-   */
-  protected async finishSessions(sessions: readonly CutSession[]): Promise<string[]> {
-    const unfinished: string[] = [];
-    for (const { name, session } of sessions) {
-      try {
-        await session.finish();
-        await session.close();
-      } catch (error) {
-        unfinished.push(`${name}: ${LiveUpdateError.from(error).message}`);
-      }
-    }
-    return unfinished;
-  }
 }
 
 interface Cut {
@@ -262,8 +311,6 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly late: LateArrivals;
   /** Serves a batch of a rolling listener ahead of the commit. */
   readonly serveAhead: (session: string, record: Buffer) => void;
-  /** This image is in charge, and nothing is finished yet. */
-  readonly committed: () => Promise<void>;
 }
 
 /** Takes over from a live image. */
@@ -362,7 +409,7 @@ export class Successor extends Passed {
     this.#direct.flushNow(FLUSH_MS);
   }
 
-  async finish(dropped: ReadonlySet<string>, arm: (onFlow: () => void) => void): Promise<CutReport> {
+  async finish(dropped: ReadonlySet<string>, arm: Arm): Promise<CutReport> {
     await this.#precopied.promise;
     await rehearseCut();
     collectGarbage('all');
@@ -370,13 +417,16 @@ export class Successor extends Passed {
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
     const sessions = await this.retrieve(image, dropped);
     const retrievedAt = now();
+    const prepared = await this.#options.prepare();
     await this.#checkFinish(sessions);
     const connections = this.countConnections();
     commit(this.#options.commitFd);
     this.#committed = true;
-    await this.#options.committed();
+    prepared();
     const unfinished = await this.finishSessions(sessions);
-    const resumedAt = await this.#resume(arm);
+    const resumedAt = await this.#resume((onFlow) => {
+      unfinished.push(...arm(onFlow));
+    });
     this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
     this.records.clear();
     // The old image may linger, and so may older ones.

@@ -7,7 +7,7 @@
  * same place.
  *
  *   preserve   the first dependent file is preserved: the memfd, in a record
- *   retrieve   at the first question: it is mapped, and what this image counted before is added to it
+ *   retrieve   right before the commit: it is mapped; what this image counted before is added to it at the commit
  *   finish     the last dependent file is finished: the record is given up; the mapping stays
  *
  * A successor counts for itself until it has the memfd at the cut, so one that is rolled back leaves no trace.
@@ -16,6 +16,7 @@
  * a name of up to 55 bytes, NUL-padded. Only an image in charge adds a slot; to a lingering one a new name is a counter of its own.
  */
 import { LiveUpdateError } from '../core/errors.js';
+import type { LiveUpdate } from '../core/index.js';
 import type { Flb } from '../core/types.js';
 import { OwnedFd } from '../linux/fd.js';
 import { Mapping } from '../linux/mapping.js';
@@ -161,9 +162,31 @@ export class Counters {
     this.#isOurs = false;
   }
 
-  /** The store of the image before. */
-  take(store: Store | undefined): void {
-    if (store !== undefined) this.#use(store);
+  /**
+   * Gets the numbers of the image before; what it returns is called at the commit, and adds this image's own to them.
+   * @throws {LiveUpdateError} EINVAL, EMFILE, ENOMEM: they cannot be had.
+   */
+  async prepare(orchestrator: LiveUpdate): Promise<() => void> {
+    // A version that counts nothing gives up what the one before counted.
+    if (this.size === 0) return () => undefined;
+    try {
+      const store = await orchestrator.getIncoming(this.flb);
+      await orchestrator.putIncoming(this.flb);
+      return () => this.#join(store);
+    } catch (error) {
+      // The image before may be of a version that had no counters, and what luod held for a dead one are files alone.
+      if (!isMissing(error)) throw error;
+      return () => undefined;
+    }
+  }
+
+  #join(store: Store | undefined): void {
+    try {
+      if (store !== undefined) this.#use(store);
+    } catch (error) {
+      // Past the commit it is too late to refuse: those that found no place count for this image alone.
+      process.emitWarning(LiveUpdateError.from(error, { operation: 'counters' }));
+    }
   }
 
   /** Nothing more can come in: this image is in charge. */
@@ -199,4 +222,8 @@ export class Counters {
     this.#counters.set(name, counter);
     return counter;
   }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof LiveUpdateError && (error.code === 'ENOENT' || error.code === 'ENODATA');
 }

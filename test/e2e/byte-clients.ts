@@ -99,6 +99,18 @@ export class ByteClients {
     return this.#clients.reduce((sum, { sent }) => sum + sent, 0);
   }
 
+  /** Waits until every client that is still connected has had an echo of what it sent from now on. */
+  async progress(): Promise<void> {
+    const before = this.#clients.map(({ sent }) => sent);
+    const due = () =>
+      this.#clients.some(({ socket, received }, i) => !socket.destroyed && received <= (before[i] as number));
+    while (due()) {
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve;
+      });
+    }
+  }
+
   /** Sends no more, waits for every echo that is due, and counts what did not come. */
   async settle(): Promise<{ missing: number }> {
     this.#stopping = true;

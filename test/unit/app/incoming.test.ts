@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { LateArrivals } from '../../../src/app/late-arrivals.js';
 import { type IncomingOptions, Restored, Successor } from '../../../src/app/successor.js';
@@ -33,7 +34,12 @@ function optionsOf(makers: readonly MakeHandler[]): IncomingOptions {
     orchestrator.registerFileHandler(handler);
     handlers.set(handler.compatible, handler);
   }
-  return { orchestrator, handover, handler: (compatible) => handlers.get(compatible) };
+  return {
+    orchestrator,
+    handover,
+    handler: (compatible) => handlers.get(compatible),
+    prepare: () => Promise.resolve(() => undefined),
+  };
 }
 
 /** A handover of one state, 'state:s'. */
@@ -73,7 +79,7 @@ describe('what a kernel or a dead image left', () => {
     );
     const held = state?.value;
     restored.requireHandlers();
-    await restored.finish(new Set(), () => undefined);
+    await restored.finish(new Set(), () => []);
     expect([state?.value, runs]).toEqual([{ n: 1, three: true }, 1]);
     expect(state?.value).toBe(held);
   });
@@ -86,6 +92,83 @@ describe('what a kernel or a dead image left', () => {
     expect(restored.unclaimed()).toEqual(['state:s']);
     expect(restored.claim('state:s', read({ version: 2 }))?.value).toEqual({ n: 1 });
     expect(restored.unclaimed()).toEqual([]);
+  });
+});
+
+describe('past the commit', () => {
+  const FILES = 'test-finish-v1';
+
+  /** Sessions a, b, c of one file each, whose finish is `finish`. */
+  function restoredOf(finish: (name: string) => Promise<void> | undefined, order: string[]) {
+    const options = optionsOf([]);
+    const handler: CarriedFileHandler = {
+      compatible: FILES,
+      adopt: (handle) => 'abc'[handle],
+      ops: {
+        canPreserve: () => true,
+        preserve: () => undefined,
+        unpreserve: () => undefined,
+        retrieve(args) {
+          args.file = 'abc'[Number(args.serializedData)];
+        },
+        finish({ file }) {
+          order.push(`finish ${file}`);
+          return finish(String(file));
+        },
+      },
+    };
+    options.orchestrator.registerFileHandler(handler);
+    const image = {
+      compatible: IMAGE_COMPATIBLE,
+      liveupdateNumber: 1n,
+      sessions: ['a', 'b', 'c'].map((name, i) => ({
+        name,
+        files: [{ compatible: FILES, data: BigInt(i), token: 0n }],
+      })),
+      flbs: [],
+    };
+    const fds = [writeImageFile(encodeHandover({ image, records: [] }))];
+    const prepare = () => {
+      order.push('prepare');
+      return Promise.resolve(() => void order.push('in charge'));
+    };
+    const handlerOf = (compatible: string) => (compatible === FILES ? handler : undefined);
+    const restored = new Restored({ ...options, handler: handlerOf, prepare }, fds);
+    for (const name of ['a', 'b', 'c']) restored.claim(name, (file) => file);
+    return { restored, orchestrator: options.orchestrator };
+  }
+
+  it('what else is needed is got before, and used behind, the point of no return', async () => {
+    const order: string[] = [];
+    const { restored } = restoredOf(() => undefined, order);
+    await restored.finish(new Set(), () => {
+      order.push('flows');
+      return [];
+    });
+    expect(order).toEqual(['prepare', 'in charge', 'finish a', 'finish b', 'finish c', 'flows']);
+  });
+
+  it('a finish that throws, one that hangs, and a file that will not start keep nothing else from flowing, and are told', async () => {
+    const order: string[] = [];
+    let resume: () => void = () => undefined;
+    const hangs = new Promise<void>((resolve) => {
+      resume = resolve;
+    });
+    const { restored, orchestrator } = restoredOf((name) => {
+      if (name === 'a') throw new Error('a does not like it');
+      return name === 'b' ? hangs : undefined;
+    }, order);
+    const warned = once(process, 'warning');
+    await restored.finish(new Set(), () => ['c: c does not start']);
+    expect(order.slice(2)).toEqual(['finish a', 'finish b', 'finish c']);
+    const [{ message }] = (await warned) as [Error];
+    expect(message).toMatch(
+      /^not finished: a: .*a does not like it.*; b: its finish has not come back within .*; c: c does not start$/,
+    );
+    const unfinished = () => orchestrator.sessions().filter(({ files }) => files.length > 0);
+    expect(unfinished().map(({ name }) => name)).toEqual(['b']);
+    resume();
+    await expect.poll(unfinished).toEqual([]);
   });
 });
 
@@ -102,7 +185,6 @@ function successorOf(makers: readonly MakeHandler[]) {
     sendReady: () => said.push('ready'),
     failed: (error, phase) => failures.push({ error, phase }),
     late: new LateArrivals(() => undefined),
-    committed: () => Promise.resolve(),
     serveAhead: () => undefined,
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
