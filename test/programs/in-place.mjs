@@ -38,10 +38,16 @@ const server = net.createServer((socket) => {
 
 const answer = (socket, value) => socket.end(`${JSON.stringify(value)}\n`);
 
+let serves;
+const serving = new Promise((resolve) => {
+  serves = resolve;
+});
+
 const control = net.createServer((socket) => {
   const conn = lu.connection(socket);
   socket.on('error', () => socket.destroy());
-  if (conn.state?.awaits) return answer(socket, report());
+  // It may be announced before ready() has come to its end.
+  if (conn.state?.awaits) return serving.then(() => answer(socket, report()));
   let line = '';
   socket.setEncoding('utf8').on('data', (text) => {
     line += text;
@@ -139,4 +145,5 @@ if (FAULT === 'finish-throws') {
 await lu.ready();
 if (lu.origin === 'fresh') for (let i = 0; i < words.length; i++) words[i] = i * STEP;
 total.generations.push(lu.generation);
+serves();
 stdout.write(`generation ${lu.generation} serves\n`);
