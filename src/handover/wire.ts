@@ -59,6 +59,8 @@ interface Piece {
 
 const NEWLINE = 0x0a;
 const READ_BYTES = 64 << 10;
+/** A peer that writes without a pause must not keep the event loop from everybody else, nor its own answers from being sent. */
+const READS_PER_TURN = 16;
 
 export class Wire {
   readonly #fd: number;
@@ -116,7 +118,7 @@ export class Wire {
         if (this.#open) this.#fail(event.error);
       } else {
         if (event.writable) this.#drain();
-        if (event.readable || event.disconnect) this.receiveNow();
+        if (event.readable || event.disconnect) this.#receive(READS_PER_TURN);
       }
     });
   }
@@ -243,11 +245,16 @@ export class Wire {
 
   /** Reads and delivers everything that has arrived; for callers whose event loop is halted. */
   receiveNow(): void {
+    this.#receive(Number.POSITIVE_INFINITY);
+  }
+
+  #receive(reads: number): void {
     // A message's receiver may call back in here (a frozen image pumps inside a message); the outer loop goes on.
     if (this.#reading) return;
     this.#reading = true;
     try {
-      while (this.#open) {
+      // What is left is told again at the next turn of the loop.
+      for (let read = 0; this.#open && read < reads; read++) {
         const received = recvFds(this.#fd, { maxBytes: READ_BYTES, maxFds: MAX_FDS_PER_MESSAGE });
         if (received === undefined) return;
         if (received.eof) {
