@@ -173,13 +173,16 @@ function textOfSix(bytes: Buffer): string {
 
 /** The bytes of an IPv6 address in any of its texts (RFC 4291, 2.2): in full, with `::` for a run of zeros, with an IPv4 address at its end. */
 function bytesOfSix(text: string): Buffer {
-  const [before = '', after] = text.split('::');
+  const [before = '', after, ...more] = text.split('::');
   const head = groupsOf(before);
   const tail = groupsOf(after ?? '');
   const zeros = after === undefined ? 0 : 8 - head.length - tail.length;
+  const groups = [...head, ...Array<number>(Math.max(zeros, 0)).fill(0), ...tail];
+  const isAddress = more.length === 0 && groups.length === 8 && (after === undefined || zeros > 0);
+  if (!isAddress || groups.some((group) => !(group >= 0 && group <= 0xffff)))
+    throw new LiveUpdateError('EINVAL', `no numeric address: '${text}'`, { operation: 'bind' });
   const bytes = Buffer.alloc(16);
-  for (const [at, group] of head.entries()) bytes.writeUInt16BE(group, 2 * at);
-  for (const [at, group] of tail.entries()) bytes.writeUInt16BE(group, 2 * (head.length + zeros + at));
+  for (const [at, group] of groups.entries()) bytes.writeUInt16BE(group, 2 * at);
   return bytes;
 }
 
@@ -187,8 +190,12 @@ function bytesOfSix(text: string): Buffer {
 function groupsOf(text: string): number[] {
   if (text === '') return [];
   return text.split(':').flatMap((group) => {
-    if (!group.includes('.')) return [Number.parseInt(group, 16)];
-    const [a = 0, b = 0, c = 0, d = 0] = group.split('.').map(Number);
+    // NaN for what is no number, which is refused with its address.
+    if (!group.includes('.'))
+      return [/^[0-9a-f]{1,4}$/i.test(group) ? Number.parseInt(group, 16) : Number.NaN];
+    const numbers = group.split('.').map((part) => (/^\d{1,3}$/.test(part) ? Number(part) : Number.NaN));
+    if (numbers.length !== 4 || numbers.some((number) => !(number <= 255))) return [Number.NaN];
+    const [a, b, c, d] = numbers as [number, number, number, number];
     return [(a << 8) | b, (c << 8) | d];
   });
 }

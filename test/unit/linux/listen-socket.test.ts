@@ -95,7 +95,17 @@ describe('listen-socket', () => {
 
   it('refuses what is no address', () => {
     const rest = { port: 1, scope: 0, ipv6Only: false, reusePort: false };
-    for (const host of ['', 'localhost', '1.2.3', '1.2.3.256', '::g']) {
+    for (const host of [
+      '',
+      'localhost',
+      '1.2.3',
+      '1.2.3.256',
+      '::g',
+      '1:2',
+      '::1::',
+      '1:2:3:4:5:6:7:8:9',
+      '::1.2.3.256',
+    ]) {
       expect(() => openListeningSocket({ host, ...rest }, 1)).toThrow(
         expect.objectContaining({ code: 'EINVAL' }),
       );
