@@ -10,7 +10,7 @@ import { createMemfd } from '../../src/linux/memfd.js';
 import { Host } from '../e2e/host.js';
 
 /** Clients that are killed themselves: kill-points.test.ts. */
-const KILLS = Number(process.env.LIVEUPDATE_KILLS ?? 80);
+const KILLS = Number(process.env.LIVEUPDATE_KILLS ?? 40);
 
 /** A session as its owner knows it: tokens and the inodes behind them. */
 interface Known {
