@@ -136,5 +136,10 @@ function withoutMissing(
     left.push(...own);
   }
   const sessions = image.sessions.filter(({ files }) => !files.some(({ data }) => gone.has(Number(data))));
-  return { encoded: encodeHandover({ image: { ...image, sessions }, records: kept }), fds: left };
+  // An FLB counts files, of which there are fewer now: at most all that are left can depend on it.
+  const files = sessions.reduce((sum, session) => sum + session.files.length, 0);
+  const flbs = image.flbs
+    .map((flb) => ({ ...flb, count: Math.min(flb.count, files) }))
+    .filter(({ count }) => count > 0);
+  return { encoded: encodeHandover({ image: { ...image, sessions, flbs }, records: kept }), fds: left };
 }
