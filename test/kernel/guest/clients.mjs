@@ -46,7 +46,7 @@ if (stage === 1) {
   writeSync(shared, 'shared by many', 0);
   await own.registerFlb('pool', shared);
   const session = await own.createSession('web', { custody: 'hold' });
-  const memory = createMemfd('memory', 1 << 20);
+  const memory = createMemfd('memory', 1 << 20, { crossesKernel: true });
   writeSync(memory, 'remembered', 0);
   sealMemfd(memory, F_SEAL_GROW);
   await session.preserve(memory, 1n, { flbs: ['pool'] });
