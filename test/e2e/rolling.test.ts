@@ -75,8 +75,9 @@ describe('a rolling cut that is called off', () => {
     // The rest goes on, to the byte; of those that ended, no byte is wrong.
     await clients.settle();
     expect(clients.wrong).toEqual([]);
-    expect(clients.closed).toBe(result.lost);
-    expect(await luod.report()).toMatchObject({ generation: 1, live: 300 - (result.lost as number) });
+    await expect.poll(() => clients.closed).toBe(result.lost);
+    const live = 300 - (result.lost as number);
+    await expect.poll(() => luod.report()).toMatchObject({ generation: 1, live });
   });
 
   it('by the death of luod: the next one has everything given back', { timeout: 120_000 }, async () => {
