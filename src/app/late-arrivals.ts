@@ -29,10 +29,6 @@ export class LateArrivals {
     this.#takeIn = takeIn;
   }
 
-  get size(): number {
-    return this.#wires.size;
-  }
-
   /** The direct wire of the update by which this image came: its old image may linger. */
   follow(wire: Wire): void {
     if (!wire.isOpen) return;

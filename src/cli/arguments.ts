@@ -1,5 +1,5 @@
 /** What both commands do with their arguments: values that are checked at the door, and one clear line for a failure. */
-import { InvalidArgumentError, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
 import type { Deadlines } from '../daemon/phases.js';
 import { MAX_WORKERS } from '../daemon/worker-names.js';
@@ -28,6 +28,18 @@ export function workerCount(text: string): number {
   if (count < 1 || count > MAX_WORKERS)
     throw new InvalidArgumentError(`Give a number of processes, 1 to ${MAX_WORKERS}.`);
   return count;
+}
+
+/** Adds the flags by which a program is kept running: `luod run` and `luoctl start` have the same. */
+export function addServiceOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--restart <when>', 'when to start the program again after its end')
+        .choices(['on-failure', 'always', 'never'])
+        .default('on-failure'),
+    )
+    .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
+    .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount);
 }
 
 /** The flags of the deadlines of an update, one for each phase. */

@@ -1,6 +1,6 @@
 /** The command line of luod: `luod run -- CMD…` runs one program under it and ends with it, `luod serve` keeps sessions for the host. */
 import { basename } from 'node:path';
-import { Command, Option } from 'commander';
+import { Command } from 'commander';
 import { LiveUpdateError } from '../core/errors.js';
 import { auditTo, noAudit } from '../daemon/audit.js';
 import { defaultLimits } from '../daemon/limits.js';
@@ -11,7 +11,7 @@ import type { Target } from '../daemon/services.js';
 import { socketPath } from '../daemon/socket-address.js';
 import { checkHandover } from '../daemon/successor-check.js';
 import { adoptOrphans } from '../linux/subreaper.js';
-import { duration, EXIT_USAGE, fail, wholeNumber, workerCount } from './arguments.js';
+import { addServiceOptions, duration, EXIT_USAGE, fail, wholeNumber } from './arguments.js';
 import { addCompletionCommand, completes } from './completion.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import { addManCommand } from './manual.js';
@@ -153,22 +153,17 @@ const program = new Command('luod')
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : EXIT_USAGE))
   .showHelpAfterError('(luod --help shows what there is)');
 
-const runCommand = program
-  .command('run')
-  .description('run one program, in one process or several; end when it ends, with its exit code')
-  .argument('<command...>', 'the program and its arguments, after --')
-  .option('--name <name>', "the service's name (default: the program's)")
-  .option(
-    '--socket <path>',
-    'where luod listens (default: $LIVEUPDATE_SOCKET, else the run folder of this user)',
-  )
-  .addOption(
-    new Option('--restart <when>', 'when to start the program again after its end')
-      .choices(['on-failure', 'always', 'never'])
-      .default('on-failure'),
-  )
-  .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
-  .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount)
+const runCommand = addServiceOptions(
+  program
+    .command('run')
+    .description('run one program, in one process or several; end when it ends, with its exit code')
+    .argument('<command...>', 'the program and its arguments, after --')
+    .option('--name <name>', "the service's name (default: the program's)")
+    .option(
+      '--socket <path>',
+      'where luod listens (default: $LIVEUPDATE_SOCKET, else the run folder of this user)',
+    ),
+)
   .option(
     '--keep-for <time>',
     'how long the program waits for the next luod when this one is killed',

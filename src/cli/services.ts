@@ -1,11 +1,11 @@
 /** `luoctl status`, `services`, `start`, `stop`, `update` and `rollback`: the programs that luod runs. */
 import { resolve } from 'node:path';
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import type { LuodStatus } from '../daemon/luod-status.js';
 import type { ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { GroupUpdateResult } from '../daemon/worker-group.js';
-import { type DeadlineFlags, deadlineOptions, toDeadlines, wholeNumber, workerCount } from './arguments.js';
+import { addServiceOptions, type DeadlineFlags, deadlineOptions, toDeadlines } from './arguments.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import type { Reply } from './luod-client.js';
 import { groupSummary, servicesTable, statusTable, updateSummary } from './tables.js';
@@ -45,23 +45,17 @@ export function addServiceCommands(program: Command): void {
   );
 
   const start = withAskFlags(
-    program
-      .command('start')
-      .description('have luod run a program, until it is told to stop it')
-      .argument('<service>', 'a name for it')
-      .argument('<command...>', 'the program and its arguments, after --')
-      .option('--cwd <folder>', 'where it runs (default: here)')
-      .addOption(
-        new Option('--restart <when>', 'when to start the program again after its end')
-          .choices(['on-failure', 'always', 'never'])
-          .default('on-failure'),
-      )
-      .option('--max-restarts <n>', 'restarts in a row before giving up', wholeNumber, 10)
-      .option('--workers <n>', 'run it in so many processes, which listen on the same ports', workerCount)
-      .option(
-        '--fresh',
-        'start with nothing, even if the kernel before a kexec kept something for this service',
-      ),
+    addServiceOptions(
+      program
+        .command('start')
+        .description('have luod run a program, until it is told to stop it')
+        .argument('<service>', 'a name for it')
+        .argument('<command...>', 'the program and its arguments, after --')
+        .option('--cwd <folder>', 'where it runs (default: here)'),
+    ).option(
+      '--fresh',
+      'start with nothing, even if the kernel before a kexec kept something for this service',
+    ),
   )
     .addHelpText(
       'after',
