@@ -184,13 +184,17 @@ describe('luoctl watch', () => {
   });
 });
 
+/** For script(1): in the place of $SHELL, since a dash between them dies by the Ctrl-C that is meant for the command. */
+function shellLine(command: readonly string[]): string {
+  return `exec ${command.map((word) => `'${word}'`).join(' ')}`;
+}
+
 /** Runs a command on a terminal of its own: script(1). */
 function onTerminal(
   command: readonly string[],
   env: NodeJS.ProcessEnv = {},
 ): { code: number | null; output: string } {
-  const line = command.map((word) => `'${word}'`).join(' ');
-  const { status, stdout } = spawnSync('script', ['-qec', line, '/dev/null'], {
+  const { status, stdout } = spawnSync('script', ['-qec', shellLine(command), '/dev/null'], {
     encoding: 'utf8',
     env: { ...process.env, LIVEUPDATE_SOCKET: host.socket, NO_COLOR: '', ...env },
     input: '',
@@ -225,7 +229,7 @@ describe.skipIf(!hasTerminal)('on a terminal', () => {
     [', also when luod does not answer', true],
   ])('watch draws a page, and gives the screen back%s', async (_when, isStopped) => {
     await serve('one', await freePort());
-    const line = [...cli('luoctl'), 'watch'].map((word) => `'${word}'`).join(' ');
+    const line = shellLine([...cli('luoctl'), 'watch']);
     const child = spawn('script', ['-qec', line, '/dev/null'], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, LIVEUPDATE_SOCKET: host.socket, NO_COLOR: '1' },
