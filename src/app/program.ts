@@ -36,6 +36,7 @@ import { type WebSocketServerLike, WebSockets } from '../handlers/websocket.js';
 import type { Inheritance } from '../handover/inheritance.js';
 import {
   type Carrier,
+  DEFAULT_DRAIN_MS,
   ENV_IMAGE,
   ENV_SOCKET,
   type ErrorReport,
@@ -120,9 +121,6 @@ interface KeepOptions<T> {
   /** Throws when the file that came in is not what this program can take over. */
   readonly accept?: (file: T) => void;
 }
-
-/** How long a lingering image may serve what cannot cross, when no luod is left to say. */
-const DEFAULT_DRAIN_MS = 30_000;
 
 const LOWEST_PRIORITY = 19;
 

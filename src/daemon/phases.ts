@@ -22,7 +22,6 @@ export interface Deadlines {
 
 export const DEFAULT_DEADLINES: Deadlines = { total: 30_000 };
 export const DEFAULT_LEAVE_MS = 10_000;
-export const DEFAULT_DRAIN_MS = 30_000;
 
 /** Where an update can fail: health is before the freeze, watch after the commit. */
 export type UpdatePhase = Phase | 'health' | 'watch';

@@ -19,7 +19,7 @@
 import { constants } from 'node:os';
 import { LiveUpdateError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
-import type { ErrorReport, ImageToLuod } from '../handover/protocol.js';
+import { DEFAULT_DRAIN_MS, type ErrorReport, type ImageToLuod } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { Backoff } from './backoff.js';
@@ -41,14 +41,7 @@ import { endKeptChildren } from './kept-children.js';
 import type { KernelArrival } from './kernel-arrival.js';
 import { markKernelSession } from './kernel-index.js';
 import { type LingererStatus, Lingerers } from './lingerers.js';
-import {
-  DEFAULT_DEADLINES,
-  DEFAULT_DRAIN_MS,
-  DEFAULT_LEAVE_MS,
-  type Deadlines,
-  exitReport,
-  reportOf,
-} from './phases.js';
+import { DEFAULT_DEADLINES, DEFAULT_LEAVE_MS, type Deadlines, exitReport, reportOf } from './phases.js';
 import { type RestoredService, ServiceStore, type WorkerOf } from './service-record.js';
 import { isSame, Trial, type WayBack } from './trial.js';
 import { type Outcome, Update, type UpdateOptions, type UpdateResult } from './update.js';

@@ -20,12 +20,11 @@
  */
 import { withResolvers } from '../core/resolvers.js';
 import { createCommitWord, isCommitted } from '../handover/commit-word.js';
-import type { ErrorReport, ImageToLuod } from '../handover/protocol.js';
+import { DEFAULT_DRAIN_MS, type ErrorReport, type ImageToLuod } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
 import type { Exit, ImageProcess } from './image-process.js';
 import {
-  DEFAULT_DRAIN_MS,
   DEFAULT_LEAVE_MS,
   type Deadlines,
   endOf,

@@ -18,15 +18,15 @@ import { EventEmitter, once } from 'node:events';
 import { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { LiveUpdateError } from '../core/errors.js';
-import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd, OwnedFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { type EndOfProcess, endOfProcess, openPidfd, signalPidfd } from '../linux/pidfd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
-import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import type { CarriedFileHandler, Handover } from './carried.js';
 import { CHILD_COMPATIBLE } from './child-record.js';
 import { Connection, type Directions } from './connection.js';
+import { recordedFileHandler } from './recorded-file.js';
 
 /** stdin, stdout, stderr, seen from this side. */
 const DIRECTIONS: readonly Directions[] = [
@@ -305,40 +305,22 @@ function parse(record: Uint8Array): Saved {
 }
 
 export function childHandler(handover: Handover): CarriedFileHandler<KeptChild> {
-  const adopt = (handle: number): KeptChild =>
-    handover.incoming.adopt(handle, () =>
-      KeptChild.adopt(handover.incoming.bytes(handle), () => handover.incoming.takeFd(handle)),
-    );
-  return {
-    compatible: CHILD_COMPATIBLE,
-    adopt,
-    custody: (child) => ({ bytes: child.toRecord(false), fds: child.fds }),
-    start: (child, onFlow) => child.start(onFlow),
-    sever: (child) => child.letGo(),
-    onGone: (child, callback) => child.whenOver(callback),
-    ops: {
-      canPreserve: (_handler, file) => file instanceof KeptChild,
-      preserve(args: FileOpArgs<KeptChild>) {
-        const { fds } = args.file!;
-        args.serializedData = toSerializedData(handover.outgoing.put(args.file!.toRecord(false), fds));
-      },
-      unpreserve(args) {
-        handover.outgoing.drop(handleOf(args.serializedData));
-      },
-      freeze(args) {
-        handover.outgoing.update(handleOf(args.serializedData), args.file!.toRecord(true));
-      },
-      retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        const child = adopt(handle);
-        child.restore(handover.incoming.bytes(handle));
-        args.file = child;
-      },
-      finish(args) {
-        const handle = handleOf(args.serializedData);
-        if (args.file === undefined) handover.incoming.adopted<KeptChild>(handle)?.abandon();
-        handover.incoming.drop(handle);
-      },
+  return recordedFileHandler(
+    handover,
+    {
+      compatible: CHILD_COMPATIBLE,
+      isOurs: (file) => file instanceof KeptChild,
+      fds: (child) => child.fds,
+      toRecord: (child, atFreeze) => child.toRecord(atFreeze),
+      adopt: (record, takeFd) => KeptChild.adopt(record, takeFd),
+      restore: (child, record) => child.restore(record),
+      abandon: (child) => child.abandon(),
     },
-  };
+    {
+      custody: (child) => ({ bytes: child.toRecord(false), fds: child.fds }),
+      start: (child, onFlow) => child.start(onFlow),
+      sever: (child) => child.letGo(),
+      onGone: (child, callback) => child.whenOver(callback),
+    },
+  );
 }

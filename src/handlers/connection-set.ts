@@ -158,17 +158,7 @@ export class ConnectionSet {
   /** The next `limit` connections to cross, with their descriptors (borrowed). */
   takeWaiting(limit: number): { ids: Uint32Array; fds: number[] } {
     const waiting = this.#preserved?.waiting ?? new Map<number, Connection>();
-    const ids: number[] = [];
-    const fds: number[] = [];
-    for (const [id, { socket }] of waiting) {
-      if (ids.length === limit) break;
-      waiting.delete(id);
-      const fd = handleFd(socket);
-      if (fd === undefined) continue;
-      ids.push(id);
-      fds.push(fd);
-    }
-    return { ids: Uint32Array.from(ids), fds };
+    return descriptorsOf(waiting, limit, (id) => waiting.delete(id));
   }
 
   /** Those that could not cross at the freeze: after the commit they are the lingering image's. */
@@ -247,7 +237,7 @@ export class ConnectionSet {
     const late = new ConnectionSet();
     for (const [id, connection] of this.#staying)
       if (wanted.has(connection)) late.#members.set(id, connection);
-    const { ids: fresh, fds } = late.#descriptors();
+    const { ids: fresh, fds } = descriptorsOf(late.#members);
     return { record: serializeValue({ ...late.collect('whole'), fresh } satisfies SavedSet), fds };
   }
 
@@ -350,18 +340,6 @@ export class ConnectionSet {
     for (const connection of [...this.#moved.values()]) connection.lose();
     this.#moved.clear();
     return lost;
-  }
-
-  #descriptors(): { ids: Uint32Array; fds: number[] } {
-    const ids: number[] = [];
-    const fds: number[] = [];
-    for (const [id, { socket }] of this.#members) {
-      const fd = handleFd(socket);
-      if (fd === undefined) continue;
-      ids.push(id);
-      fds.push(fd);
-    }
-    return { ids: Uint32Array.from(ids), fds };
   }
 
   /**
@@ -531,6 +509,25 @@ export class ConnectionSet {
     for (const connection of [...this.#moved.values()]) connection.detach();
     this.#preserved = undefined;
   }
+}
+
+/** Numbers and descriptors (borrowed) of up to `limit` connections that are open; `taken` is told of the others, too. */
+function descriptorsOf(
+  connections: ReadonlyMap<number, Connection>,
+  limit = Number.POSITIVE_INFINITY,
+  taken?: (id: number) => void,
+): { ids: Uint32Array; fds: number[] } {
+  const ids: number[] = [];
+  const fds: number[] = [];
+  for (const [id, { socket }] of connections) {
+    if (ids.length === limit) break;
+    taken?.(id);
+    const fd = handleFd(socket);
+    if (fd === undefined) continue;
+    ids.push(id);
+    fds.push(fd);
+  }
+  return { ids: Uint32Array.from(ids), fds };
 }
 
 /** Gives the program a connection. */

@@ -15,11 +15,11 @@
 import { createSocket, Socket, type SocketType } from 'node:dgram';
 import { isIP } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
-import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd } from '../linux/fd.js';
 import { shareAddress, sharesAddress } from '../linux/socket-facts.js';
-import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import type { CarriedFileHandler, Handover } from './carried.js';
+import { recordedFileHandler } from './recorded-file.js';
 
 const COMPATIBLE = 'liveupdate-datagram-v1';
 
@@ -271,45 +271,27 @@ function parse(record: Uint8Array): Saved {
 }
 
 export function datagramHandler(handover: Handover): CarriedFileHandler<Datagrams> {
-  const adopt = (handle: number): Datagrams =>
-    handover.incoming.adopt(handle, () =>
-      Datagrams.adopt(handover.incoming.takeFd(handle), handover.incoming.bytes(handle)),
-    );
-  return {
-    compatible: COMPATIBLE,
-    adopt,
-    custody: (file) => ({ bytes: file.toRecord(), fds: [file.fd] }),
-    toFile: (value) => (value instanceof Socket ? Datagrams.of(value) : undefined),
-    toObject: ({ socket }) => socket,
-    start: (file) => file.start(),
-    sever: (file) => file.sever(),
-    onGone: (file, callback) => {
-      if (file.isOpen) file.socket.once('close', callback);
-      else setImmediate(callback);
+  return recordedFileHandler(
+    handover,
+    {
+      compatible: COMPATIBLE,
+      isOurs: (file) => file instanceof Datagrams,
+      fds: (file) => [file.fd],
+      toRecord: (file) => file.toRecord(),
+      adopt: (record, takeFd) => Datagrams.adopt(takeFd(), record),
+      restore: (file, record) => file.restore(record),
+      abandon: (file) => file.close(),
     },
-    ops: {
-      canPreserve: (_handler, file) => file instanceof Datagrams,
-      preserve(args: FileOpArgs<Datagrams>) {
-        const { fd } = args.file!;
-        args.serializedData = toSerializedData(handover.outgoing.put(args.file!.toRecord(), [fd]));
-      },
-      unpreserve(args) {
-        handover.outgoing.drop(handleOf(args.serializedData));
-      },
-      freeze(args) {
-        handover.outgoing.update(handleOf(args.serializedData), args.file!.toRecord());
-      },
-      retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        const file = adopt(handle);
-        file.restore(handover.incoming.bytes(handle));
-        args.file = file;
-      },
-      finish(args) {
-        const handle = handleOf(args.serializedData);
-        if (args.file === undefined) handover.incoming.adopted<Datagrams>(handle)?.close();
-        handover.incoming.drop(handle);
+    {
+      custody: (file) => ({ bytes: file.toRecord(), fds: [file.fd] }),
+      toFile: (value) => (value instanceof Socket ? Datagrams.of(value) : undefined),
+      toObject: ({ socket }) => socket,
+      start: (file) => file.start(),
+      sever: (file) => file.sever(),
+      onGone: (file, callback) => {
+        if (file.isOpen) file.socket.once('close', callback);
+        else setImmediate(callback);
       },
     },
-  };
+  );
 }

@@ -8,6 +8,7 @@ import { Server as HttpServer, type ServerResponse } from 'node:http';
 import type { ServerHttp2Session } from 'node:http2';
 import { Server as HttpsServer } from 'node:https';
 import type { Server } from 'node:net';
+import { endAfterResponses } from './last-responses.js';
 import type { ServerProtocol } from './server-protocol.js';
 
 export function drainingProtocol(server: Server): ServerProtocol {
@@ -28,9 +29,7 @@ export function drainingProtocol(server: Server): ServerProtocol {
     for (const session of sessions) session.close();
     if (!isHttp) return;
     for (const response of responses) response.shouldKeepAlive = false;
-    server.prependListener('request', (_request, response: ServerResponse) => {
-      response.shouldKeepAlive = false;
-    });
+    endAfterResponses(server);
     server.closeIdleConnections();
   };
   return {

@@ -15,6 +15,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Connection } from './connection.js';
+import { endAfterResponses } from './last-responses.js';
 import type { ServerProtocol } from './server-protocol.js';
 import type { Upgrades } from './upgrades.js';
 
@@ -56,9 +57,7 @@ function lastResponses(server: Server, staying: Iterable<Connection>): void {
     else if (response) response.shouldKeepAlive = false;
     else if (isBetweenRequests(connection)) connection.socket.destroy();
   }
-  server.prependListener('request', (_request, response: ServerResponse) => {
-    response.shouldKeepAlive = false;
-  });
+  endAfterResponses(server);
 }
 
 function isBetweenRequests(connection: Connection): boolean {

@@ -22,10 +22,10 @@ import {
 } from 'node:fs';
 import { Readable, Writable } from 'node:stream';
 import { LiveUpdateError } from '../core/errors.js';
-import type { FileOpArgs } from '../core/types.js';
 import { OwnedFd, seek, tell } from '../linux/fd.js';
 import { fdFacts } from '../linux/fd-facts.js';
-import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import type { CarriedFileHandler, Handover } from './carried.js';
+import { recordedFileHandler } from './recorded-file.js';
 import { unreadBytes } from './socket-hooks.js';
 
 const COMPATIBLE = 'liveupdate-file-v1';
@@ -275,41 +275,23 @@ function refuse(value: unknown): undefined {
 }
 
 export function openFileHandler(handover: Handover): CarriedFileHandler<OpenFile> {
-  const adopt = (handle: number): OpenFile =>
-    handover.incoming.adopt(handle, () =>
-      OpenFile.adopt(handover.incoming.takeFd(handle), handover.incoming.bytes(handle)),
-    );
-  return {
-    compatible: COMPATIBLE,
-    adopt,
-    custody: (file) => ({ bytes: file.toRecord(false), fds: [file.fd] }),
-    toFile: (value) => (value instanceof OpenFile ? value : refuse(value)),
-    start: (file) => file.start(),
-    sever: (file) => file.letGo(),
-    onGone: (file, callback) => file.whenClosed(callback),
-    ops: {
-      canPreserve: (_handler, file) => file instanceof OpenFile,
-      preserve(args: FileOpArgs<OpenFile>) {
-        const { fd } = args.file!;
-        args.serializedData = toSerializedData(handover.outgoing.put(args.file!.toRecord(false), [fd]));
-      },
-      unpreserve(args) {
-        handover.outgoing.drop(handleOf(args.serializedData));
-      },
-      freeze(args) {
-        handover.outgoing.update(handleOf(args.serializedData), args.file!.toRecord(true));
-      },
-      retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        const file = adopt(handle);
-        file.restore(handover.incoming.bytes(handle));
-        args.file = file;
-      },
-      finish(args) {
-        const handle = handleOf(args.serializedData);
-        if (args.file === undefined) handover.incoming.adopted<OpenFile>(handle)?.letGo();
-        handover.incoming.drop(handle);
-      },
+  return recordedFileHandler(
+    handover,
+    {
+      compatible: COMPATIBLE,
+      isOurs: (file) => file instanceof OpenFile,
+      fds: (file) => [file.fd],
+      toRecord: (file, atFreeze) => file.toRecord(atFreeze),
+      adopt: (record, takeFd) => OpenFile.adopt(takeFd(), record),
+      restore: (file, record) => file.restore(record),
+      abandon: (file) => file.letGo(),
     },
-  };
+    {
+      custody: (file) => ({ bytes: file.toRecord(false), fds: [file.fd] }),
+      toFile: (value) => (value instanceof OpenFile ? value : refuse(value)),
+      start: (file) => file.start(),
+      sever: (file) => file.letGo(),
+      onGone: (file, callback) => file.whenClosed(callback),
+    },
+  );
 }

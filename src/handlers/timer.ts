@@ -12,9 +12,9 @@
  */
 import { readFileSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
-import type { FileOpArgs } from '../core/types.js';
-import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
+import type { CarriedFileHandler, Handover } from './carried.js';
 import { NANOSECONDS_PER_MS, toNanoseconds } from './milliseconds.js';
+import { recordedFileHandler } from './recorded-file.js';
 
 const COMPATIBLE = 'liveupdate-timer-v1';
 /** What setTimeout() takes; a longer time is waited for in parts. */
@@ -202,33 +202,15 @@ function parse(record: Uint8Array): Saved {
 }
 
 export function timerHandler(handover: Handover): CarriedFileHandler<KeptTimer> {
-  const adopt = (handle: number): KeptTimer =>
-    handover.incoming.adopt(handle, () => KeptTimer.adopt(handover.incoming.bytes(handle)));
-  return {
-    compatible: COMPATIBLE,
-    adopt,
-    start: (timer) => timer.start(),
-    sever: (timer) => timer.letGo(),
-    ops: {
-      canPreserve: (_handler, file) => file instanceof KeptTimer,
-      preserve(args: FileOpArgs<KeptTimer>) {
-        args.serializedData = toSerializedData(handover.outgoing.put(args.file!.toRecord()));
-      },
-      unpreserve(args) {
-        handover.outgoing.drop(handleOf(args.serializedData));
-      },
-      freeze(args) {
-        handover.outgoing.update(handleOf(args.serializedData), args.file!.toRecord());
-      },
-      retrieve(args) {
-        const handle = handleOf(args.serializedData);
-        const timer = adopt(handle);
-        timer.restore(handover.incoming.bytes(handle));
-        args.file = timer;
-      },
-      finish(args) {
-        handover.incoming.drop(handleOf(args.serializedData));
-      },
+  return recordedFileHandler(
+    handover,
+    {
+      compatible: COMPATIBLE,
+      isOurs: (file) => file instanceof KeptTimer,
+      toRecord: (timer) => timer.toRecord(),
+      adopt: (record) => KeptTimer.adopt(record),
+      restore: (timer, record) => timer.restore(record),
     },
-  };
+    { start: (timer) => timer.start(), sever: (timer) => timer.letGo() },
+  );
 }

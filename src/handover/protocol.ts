@@ -40,6 +40,9 @@ export const ENV_IMAGE = 'LIVEUPDATE_IMAGE';
 export const ENV_WORKER = 'LIVEUPDATE_WORKER';
 export const ENV_WORKERS = 'LIVEUPDATE_WORKERS';
 
+/** How long an old image may linger to serve what cannot cross, when nobody says otherwise or no luod is left to say. */
+export const DEFAULT_DRAIN_MS = 30_000;
+
 export type Phase = 'spawn' | 'preserve' | 'freeze' | 'retrieve' | 'finish';
 
 /** What brings an image's state to the next one: luod's hands, or the kernel's across a kexec. */

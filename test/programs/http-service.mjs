@@ -10,34 +10,21 @@
  *   GET  /count        how many requests all images have had
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, watch } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import http2 from 'node:http2';
 import https from 'node:https';
-import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import tls from 'node:tls';
 import { liveupdate } from 'liveupdate';
+import { released } from './released.mjs';
 
-const { FRAMEWORK = 'http', PORT, HTTP_PATH, HOLD } = process.env;
+const { FRAMEWORK = 'http', PORT, HTTP_PATH } = process.env;
 
 const lu = await liveupdate();
 const requests = lu.counter('requests');
 
 const about = (word) => ({ generation: lu.generation, pid: process.pid, word });
-
-/** Resolves when the test lets `word` go on. */
-function released(word) {
-  return new Promise((resolve) => {
-    const look = () => {
-      if (!existsSync(join(HOLD, word))) return;
-      watcher.close();
-      resolve();
-    };
-    const watcher = watch(HOLD, look);
-    look();
-  });
-}
 
 async function stream(response, word) {
   response.write('1');

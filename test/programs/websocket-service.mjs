@@ -10,13 +10,12 @@
  *   GET /blob/X        sends every client of /ticks a Blob that can be read when there is a file HOLD/X
  *   GET /hold/X        upgrades to /late?X are completed when there is a file HOLD/X
  */
-import { existsSync, watch } from 'node:fs';
 import http from 'node:http';
-import { join } from 'node:path';
 import { liveupdate } from 'liveupdate';
 import { WebSocketServer } from 'ws';
+import { released } from './released.mjs';
 
-const { PORT, HOLD, DEFLATE, WITHOUT, DROP, BEAT_MS = '60000' } = process.env;
+const { PORT, DEFLATE, WITHOUT, DROP, BEAT_MS = '60000' } = process.env;
 
 const lu = await liveupdate();
 const ticks = await lu.state('ticks', () => ({ next: 0 }));
@@ -45,19 +44,6 @@ echo.on('connection', (ws, request) => {
 told.on('connection', (ws) => {
   ws.on('message', (bytes) => ws.close(1000, bytes.toString()));
 });
-
-/** Resolves when the test lets `word` go on. */
-function released(word) {
-  return new Promise((resolve) => {
-    const look = () => {
-      if (!existsSync(join(HOLD, word))) return;
-      watcher.close();
-      resolve();
-    };
-    const watcher = watch(HOLD, look);
-    look();
-  });
-}
 
 class SlowBlob extends Blob {
   #word;
