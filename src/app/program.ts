@@ -114,6 +114,8 @@ export interface ServiceListenOptions extends SharedListenOptions {
 
 /** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
 const ANNOUNCED_PER_TURN = 50;
+/** What is built of connections before the freeze, at a turn of a loop that has nothing else to do. */
+const PREPARED_PER_TURN = 50;
 
 interface KeepOptions<T> {
   /** How the program keeps the file, if not as a mere file. */
@@ -239,6 +241,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         sendReady: () => this.#say({ type: 'ready' }),
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
+        prepareConnections: () => this.#prepareConnections(),
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
@@ -624,6 +627,11 @@ export class Program extends EventEmitter<ProgramEvents> {
       }
     }
     return failures;
+  }
+
+  async #prepareConnections(): Promise<void> {
+    for (const kept of this.#kept.values())
+      if (kept instanceof KeptListener) await kept.connections.prepare(PREPARED_PER_TURN);
   }
 
   /** Ahead of the commit: connections of a rolling listener, which share nothing but memory. */

@@ -309,6 +309,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly failed: (error: LiveUpdateError, phase: Phase) => void;
   /** What comes after the cut. */
   readonly late: LateArrivals;
+  /** Builds what it can of the connections that came, and from now on of those that come. The program has registered everything. */
+  readonly prepareConnections: () => Promise<void>;
   /** Serves a batch of a rolling listener ahead of the commit. */
   readonly serveAhead: (session: string, record: Buffer) => void;
 }
@@ -411,6 +413,7 @@ export class Successor extends Passed {
 
   async finish(dropped: ReadonlySet<string>, arm: Arm): Promise<CutReport> {
     await this.#precopied.promise;
+    await this.#options.prepareConnections();
     await rehearseCut();
     collectGarbage('all');
     this.#options.sendReady();

@@ -35,6 +35,8 @@ const SETTLE_MS = 250;
 
 const NONE = new Uint32Array(0);
 
+type Upgraded = readonly [id: number, name: string, saved: unknown, ahead?: unknown];
+
 /** A record of a pass, or of the freeze: a structured clone. */
 interface SavedSet {
   /** Numbers of connections whose descriptors come with this record, in their order. */
@@ -47,8 +49,13 @@ interface SavedSet {
   readonly states: readonly unknown[];
   /** At the freeze: what user space held, of the few where it held something. */
   readonly pending?: readonly (readonly [number, Uint8Array])[];
-  /** At the freeze: of those that were upgraded, to what, and what that saved; or without a name, what their server's protocol did. */
-  readonly upgraded?: readonly (readonly [number, string, unknown])[];
+  /**
+   * At the freeze: of those that were upgraded, to what, what that saved, and what it told ahead if that did not come before; or without
+   * a name, what their server's protocol did.
+   */
+  readonly upgraded?: readonly Upgraded[];
+  /** In a pass: of those of `fresh` that were upgraded, to what, and what it tells ahead. */
+  readonly ahead?: readonly (readonly [number, string, unknown])[];
 }
 
 /** How the set tells its handler of what happens while it is preserved. */
@@ -68,7 +75,7 @@ export class ConnectionSet {
   /** New image: those that it serves ahead of the commit. */
   readonly #ahead = new Map<number, Connection>();
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
-  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade'> | undefined;
+  protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade' | 'prepare'> | undefined;
   /** In a new image: tells of connections that crossed and have something to read. Undefined when there are none, or it cannot be had. */
   #readiness: Readiness | undefined;
   /**
@@ -77,6 +84,8 @@ export class ConnectionSet {
    */
   #armReady: (() => void) | undefined;
   #isReadinessRefused = false;
+  /** New image: whether what is told ahead is built as it comes. */
+  #isPreparing = false;
   /** While connections that crossed are let flow. */
   #armOne: ((connection: Connection) => void) | undefined;
   /** Those that do not wait for their next byte: user space held something of them. */
@@ -133,6 +142,7 @@ export class ConnectionSet {
       connection.watchEnd(undefined);
       connection.hasSent = false;
       connection.sent = undefined;
+      connection.sentAhead = undefined;
       connection.upgraded?.release();
     }
   }
@@ -171,7 +181,12 @@ export class ConnectionSet {
    */
   passRecord(fresh: Uint32Array): Buffer {
     const states = Array.from(fresh, (id) => this.#members.get(id)?.state);
-    const record = serializeValue({ fresh, changed: fresh, states } satisfies SavedSet);
+    const record = serializeValue({
+      fresh,
+      changed: fresh,
+      states,
+      ahead: this.#tellAhead(fresh),
+    } satisfies SavedSet);
     // What the next image has, to compare with at the freeze.
     const { states: clones } = parse(record);
     for (let i = 0; i < fresh.length; i++) {
@@ -183,17 +198,29 @@ export class ConnectionSet {
     return record;
   }
 
+  #tellAhead(fresh: Uint32Array): [number, string, unknown][] {
+    const ahead: [number, string, unknown][] = [];
+    for (const id of fresh) {
+      const connection = this.#members.get(id);
+      const upgraded = connection?.upgraded;
+      if (connection === undefined || upgraded?.ahead === undefined) continue;
+      ahead.push([id, upgraded.name, upgraded.ahead()]);
+      connection.sentAhead = upgraded;
+    }
+    return ahead;
+  }
+
   /**
    * Everything about the live connections that is neither in the kernel nor sent.
    * @param how 'rehearsal' leaves out bytes that wait in user space: there may be many, and nobody will see them. 'whole': the other
    *   side has nothing yet.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
-  collect(how: 'freeze' | 'rehearsal' | 'whole' = 'freeze'): Required<Omit<SavedSet, 'fresh'>> {
+  collect(how: 'freeze' | 'rehearsal' | 'whole' = 'freeze'): Required<Omit<SavedSet, 'fresh' | 'ahead'>> {
     const isMovable = this.protocol?.movable?.();
     const save = this.protocol?.save;
     this.#staying.clear();
-    const upgraded: [number, string, unknown][] = [];
+    const upgraded: Upgraded[] = [];
     const live = new Uint32Array(this.#members.size);
     const changed: number[] = [];
     const states: unknown[] = [];
@@ -208,10 +235,12 @@ export class ConnectionSet {
       }
       live[count++] = id;
       // One that the program has not got yet goes on as it came.
-      if (other !== undefined) upgraded.push([id, other.name, other.save()]);
-      else if (connection.saved !== undefined)
-        upgraded.push([id, connection.saved.name, connection.saved.value]);
-      else {
+      if (other !== undefined)
+        upgraded.push([id, other.name, other.save(other === connection.sentAhead && how !== 'whole')]);
+      else if (connection.saved !== undefined) {
+        const { name, value, ahead } = connection.saved;
+        upgraded.push([id, name, value, ahead]);
+      } else {
         const value = save?.(connection);
         if (value !== undefined) upgraded.push([id, '', value]);
       }
@@ -362,7 +391,7 @@ export class ConnectionSet {
   }
 
   /** A pass, or the freeze, came: builds its connections, which read nothing yet. @throws {LiveUpdateError} EINVAL. */
-  adopt({ fresh, changed, states }: SavedSet, takeFd: () => number): void {
+  adopt({ fresh, changed, states, ahead = [] }: SavedSet, takeFd: () => number): void {
     for (const id of fresh) {
       const connection = Connection.adopt(takeFd());
       this.#enter(id, connection);
@@ -371,6 +400,36 @@ export class ConnectionSet {
     for (let i = 0; i < changed.length; i++) {
       const connection = this.#members.get(changed[i] as number);
       if (connection !== undefined) connection.state = states[i];
+    }
+    for (const [id, name, value] of ahead) {
+      const connection = this.#members.get(id);
+      if (connection === undefined) continue;
+      connection.ahead = { name, value };
+      if (this.#isPreparing) this.#prepare(connection);
+    }
+  }
+
+  /**
+   * New image, when its program has registered who takes what: builds what was told ahead, `perTurn` at a turn of the loop, and from
+   * now on as it comes.
+   */
+  async prepare(perTurn: number): Promise<void> {
+    this.#isPreparing = true;
+    let left = perTurn;
+    for (const connection of [...this.#members.values()]) {
+      if (connection.ahead === undefined) continue;
+      this.#prepare(connection);
+      if (--left > 0) continue;
+      left = perTurn;
+      await nextTurn();
+    }
+  }
+
+  #prepare(connection: Connection): void {
+    try {
+      if (connection.isOpen) this.protocol?.prepare?.(connection);
+    } catch {
+      // The program's own code, which may have its reasons before the commit; it is run, and may throw, again when it gets the connection.
     }
   }
 
@@ -436,9 +495,10 @@ export class ConnectionSet {
       connection?.restore(bytes);
       if (connection !== undefined) this.#urgent.push(connection);
     }
-    for (const [id, name, value] of upgraded) {
+    for (const [id, name, value, ahead] of upgraded) {
       const connection = this.#members.get(id);
-      if (connection !== undefined) connection.saved = { name, value };
+      if (connection === undefined) continue;
+      connection.saved = { name, value, ahead: ahead ?? connection.ahead?.value };
     }
   }
 

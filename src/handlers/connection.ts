@@ -63,6 +63,11 @@ const BOTH: Directions = { readable: true, writable: true };
 /** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
 export interface Receiver {
   receive(connection: Connection): void;
+  /**
+   * Before the commit: builds what it can of `connection.ahead`, which nobody sees, and which `receive` finds. The socket may be given
+   * listeners, and must not be written to.
+   */
+  prepare?(connection: Connection): void;
   /** Before the cut: does what `receive` will, with nothing at stake, so that it finds the code compiled. */
   rehearse?(): void;
 }
@@ -78,8 +83,13 @@ export interface UpgradedProtocol {
   isMovable(): boolean;
   /** Whether it cannot cross now, and will soon if nothing more comes. */
   isSettling(): boolean;
-  /** Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off. */
-  save(): unknown;
+  /** Optional. What of `save` is known while the program still serves, a structured clone; what changes after it is for `save` to tell. */
+  ahead?(): unknown;
+  /**
+   * Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off.
+   * @param hasAhead Whether the next image has what `ahead` told last; then only the rest is needed.
+   */
+  save(hasAhead: boolean): unknown;
   /** From now on it takes in nothing more. */
   hold(): void;
   /** Undoes `hold`. */
@@ -103,8 +113,12 @@ export class Connection<S = unknown> implements SocketOwner {
   /** A clone of `state` as it was sent ahead of the freeze, in `hasSent`; the next image has it. */
   sent: unknown;
   hasSent = false;
-  /** In the next image: what `upgraded` saved, until the connection is received. */
-  saved: { readonly name: string; readonly value: unknown } | undefined;
+  /** What told `ahead` to the next image. */
+  sentAhead: UpgradedProtocol | undefined;
+  /** In the next image, before the freeze: what `upgraded` told ahead of it. */
+  ahead: { readonly name: string; readonly value: unknown } | undefined;
+  /** In the next image: what `upgraded` saved, and told ahead of it if `value` needs that, until the connection is received. */
+  saved: { readonly name: string; readonly value: unknown; readonly ahead?: unknown } | undefined;
   #unread: Buffer | undefined;
   #unwritten: Buffer | undefined;
   #ended = false;
@@ -157,9 +171,9 @@ export class Connection<S = unknown> implements SocketOwner {
    * 'data' listener starts no reading, and what is written waits behind what the old image has yet to write.
    */
   hold(): void {
-    const socket = this.socket as Socket & { _read?: unknown };
+    const { socket } = this;
     const held: (() => void)[] = [];
-    socket._read = () => undefined;
+    this.holdReading();
     socket.write = (...args: unknown[]) => {
       held.push(() => Reflect.apply(Socket.prototype.write, socket, args));
       return false;
@@ -171,15 +185,21 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#held = held;
   }
 
+  /** The same for a socket that nobody writes to. */
+  holdReading(): void {
+    (this.socket as ReadingSocket)._read = () => undefined;
+  }
+
   /** Undoes `hold`; what was held back is the caller's to do. */
   #release(): (() => void)[] | undefined {
+    const socket = this.socket as ReadingSocket;
+    // Not deleted: V8 makes a slow dictionary of an object that loses properties.
+    if (Object.hasOwn(socket, '_read')) socket._read = Socket.prototype._read;
     const held = this.#held;
     if (held === undefined) return undefined;
     this.#held = undefined;
-    const socket = this.socket as Partial<Socket> & { _read?: unknown };
-    delete socket._read;
-    delete socket.write;
-    delete socket.end;
+    socket.write = Socket.prototype.write;
+    socket.end = Socket.prototype.end;
     return held;
   }
 
@@ -287,6 +307,7 @@ export class Connection<S = unknown> implements SocketOwner {
     if (this.#receiver !== undefined) this.#receiver.receive(this);
     else server?.emit('connection', socket);
     this.saved = undefined;
+    this.ahead = undefined;
     socket.read(0);
   }
 
@@ -404,6 +425,10 @@ export class Connection<S = unknown> implements SocketOwner {
     detach(this.socket);
     this.#onGone?.();
   }
+}
+
+interface ReadingSocket extends Socket {
+  _read(size: number): void;
 }
 
 interface ReadableHandle {

@@ -41,6 +41,7 @@ export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol
     movable: () => isBetweenRequests,
     save: (connection) => (isUnused(connection) ? UNUSED : undefined),
     checkUpgrade: (name) => upgrades.check(name),
+    prepare: (connection) => upgrades.prepare(connection),
     receive: (connection) => {
       if ((connection.saved?.name ?? '') !== '') upgrades.receive(connection);
       else receive(server, connection);

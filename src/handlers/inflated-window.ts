@@ -13,6 +13,8 @@ export class InflatedWindow {
   /** Where the next byte goes. */
   #at = 0;
   #length = 0;
+  /** Counts the bytes that it was ever given, whatever it kept of them. */
+  #total = 0;
 
   /**
    * @param bits The base two logarithm of the window's size, 8 to 15.
@@ -29,6 +31,7 @@ export class InflatedWindow {
   }
 
   append(bytes: Uint8Array): void {
+    this.#total += bytes.length;
     const tail = bytes.length > this.#limit ? bytes.subarray(bytes.length - this.#limit) : bytes;
     this.#makeRoom(this.#length + tail.length);
     const ring = this.#ring;
@@ -53,12 +56,32 @@ export class InflatedWindow {
   clear(): void {
     this.#at = 0;
     this.#length = 0;
+    // No mark of before is to be found any more, however much comes.
+    this.#total += this.#limit + 1;
+  }
+
+  /** How far it is: for `since`. */
+  get mark(): number {
+    return this.#total;
+  }
+
+  /**
+   * What came behind a mark, oldest first, for whoever has the window as it was then; views of what changes with the next `append`.
+   * @returns undefined when that one would not become the same by it: it was cleared, or more came than it keeps.
+   */
+  since(mark: number): Buffer[] | undefined {
+    const length = this.#total - mark;
+    return length > this.#length ? undefined : this.#last(length);
   }
 
   /** Oldest first; views of what changes with the next `append`. */
   parts(): Buffer[] {
+    return this.#last(this.#length);
+  }
+
+  #last(length: number): Buffer[] {
     const ring = this.#ring;
-    const start = this.#at - this.#length;
+    const start = this.#at - length;
     const parts =
       start >= 0
         ? [ring.subarray(start, this.#at)]

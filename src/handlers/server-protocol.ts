@@ -31,6 +31,8 @@ export interface ServerProtocol {
    * @throws {LiveUpdateError} EINVAL when nobody in this program takes them.
    */
   readonly checkUpgrade: ((name: string) => void) | undefined;
+  /** Before the commit: builds what can be built of `connection.ahead`. Absent when nothing is ever told ahead. */
+  prepare?(connection: Connection): void;
   /** Gives the program a connection that crossed, as its own accept would have. */
   receive(connection: Connection): void;
   /**

@@ -51,6 +51,11 @@ export class Upgrades implements Receiver {
     for (const receiver of this.#receivers.values()) receiver.rehearse?.();
   }
 
+  /** Before the commit: whoever will take the connection builds what it can. */
+  prepare(connection: Connection): void {
+    this.#receivers.get(connection.ahead?.name ?? '')?.prepare?.(connection);
+  }
+
   /** Gives the program a connection by what it became; one that nobody wants is closed. */
   receive(connection: Connection): void {
     const receiver = this.#receivers.get(connection.saved?.name ?? '');

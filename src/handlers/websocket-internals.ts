@@ -140,17 +140,18 @@ export interface UnsentFrame {
   readonly data: Data;
 }
 
-/** What crosses of a WebSocket; absent where it is as in a new one. */
-export interface SavedWebSocket {
+/** What the handshake brought, for good. */
+export interface Agreed {
   readonly protocol: string;
   readonly deflate?: DeflateParams | undefined;
-  /** What the peer's next compressed bytes may refer to. */
-  readonly window?: readonly Uint8Array[] | undefined;
+}
+
+/** What a WebSocket is in the middle of; absent where it is as in a new one. */
+export interface Resumed {
   readonly parser?: SavedParser | undefined;
   /** In the middle of a message that the program sends in fragments: whether it is compressed. */
   readonly sending?: { readonly compress: boolean } | undefined;
   readonly unsent?: readonly UnsentFrame[] | undefined;
-  readonly isPaused?: boolean | undefined;
   readonly binaryType?: string | undefined;
 }
 
@@ -199,17 +200,19 @@ function toFrame(data: Data, compress: boolean, { opcode, fin }: FrameOptions): 
   return { opcode, fin, compress, data };
 }
 
+export function agreedOn(ws: WebSocketInternals): Agreed {
+  return { protocol: ws.protocol, deflate: deflateOf(ws)?.params ?? undefined };
+}
+
 /**
- * Of a WebSocket at rest, everything but the window. Copies nothing.
+ * Of a WebSocket at rest, what it is in the middle of. Copies nothing.
  * @param deflating What zlib is at work on: no byte of it has been sent, so it is compressed again.
  */
-export function saveWebSocket(ws: WebSocketInternals, deflating?: UnsentFrame): SavedWebSocket {
-  const { _receiver: parser, _sender: sender, protocol, binaryType } = ws;
+export function saveWebSocket(ws: WebSocketInternals, deflating?: UnsentFrame): Resumed {
+  const { _receiver: parser, _sender: sender, binaryType } = ws;
   const unsent = sender._queue.map(([, data, compress, options]) => toFrame(data, compress, options));
   if (deflating !== undefined) unsent.unshift(deflating);
   return {
-    protocol,
-    deflate: deflateOf(ws)?.params ?? undefined,
     parser: isBetweenMessages(parser) ? undefined : pick(parser),
     sending: sender._firstFragment ? undefined : { compress: sender._compress },
     unsent: unsent.length === 0 ? undefined : unsent,
@@ -235,32 +238,61 @@ function copyOf(bytes: Uint8Array): Buffer {
   return copy;
 }
 
+/** In the place of a server's `clients`, for a WebSocket that the program is not to see before the commit. */
+export class HiddenClients {
+  readonly #clients: Set<unknown> | undefined;
+  #hidden: unknown;
+
+  constructor(clients: Set<unknown> | undefined) {
+    this.#clients = clients;
+  }
+
+  add(ws: unknown): void {
+    this.#hidden = ws;
+  }
+
+  delete(ws: unknown): boolean {
+    this.#hidden = undefined;
+    return this.#clients?.delete(ws) ?? false;
+  }
+
+  get size(): number {
+    return this.#clients?.size ?? 0;
+  }
+
+  /** From now on it is one of the server's. */
+  show(): void {
+    if (this.#hidden !== undefined) this.#clients?.add(this.#hidden);
+  }
+}
+
 /**
- * Makes a WebSocket of `server` that goes on as `saved` says, on a socket that has delivered nothing yet.
+ * Makes a WebSocket of `server` on a socket that has delivered nothing yet, and delivers nothing now.
  * @returns undefined when the server takes nobody any more.
  */
-export function rebuildWebSocket(
+export function openWebSocket(
   server: ServerInternals,
   socket: Duplex,
-  saved: SavedWebSocket,
+  agreed: Agreed,
+  clients: HiddenClients,
 ): WebSocketInternals | undefined {
-  const ws = replayHandshake(server, socket, saved);
-  if (ws === undefined) return undefined;
-  const { parser } = saved;
-  if (saved.binaryType !== undefined) ws.binaryType = saved.binaryType;
-  if (parser !== undefined) {
-    Object.assign(ws._receiver, parser, {
-      _mask: parser._mask && copyOf(parser._mask),
-      _fragments: parser._fragments.map(copyOf),
-      _buffers: parser._buffers.map(copyOf),
-    });
-  }
-  if (saved.isPaused) ws.pause();
-  return ws;
+  // A server without `clientTracking` has none.
+  return replayHandshake(server, socket, agreed, server.clients === undefined ? {} : { clients });
+}
+
+/** Lets it go on as `saved` says; what is to be sent follows with `resumeSending`. */
+export function restoreWebSocket(ws: WebSocketInternals, { parser, binaryType }: Resumed): void {
+  if (binaryType !== undefined) ws.binaryType = binaryType;
+  if (parser === undefined) return;
+  Object.assign(ws._receiver, parser, {
+    _mask: parser._mask && copyOf(parser._mask),
+    _fragments: parser._fragments.map(copyOf),
+    _buffers: parser._buffers.map(copyOf),
+  });
 }
 
 /** In the next image: what the program had sent goes on. Once the WebSocket is watched. */
-export function resumeSending({ _sender: sender }: WebSocketInternals, saved: SavedWebSocket): void {
+export function resumeSending({ _sender: sender }: WebSocketInternals, saved: Resumed): void {
   const { unsent = [] } = saved;
   const first = unsent.find(({ opcode }) => opcode < PING);
   // Where the sender was before the first of these frames.
@@ -277,7 +309,7 @@ export function resumeSending({ _sender: sender }: WebSocketInternals, saved: Sa
 }
 
 /** A request that the server's own checks take; the key is answered to nobody. */
-function handshakeOf({ protocol, deflate }: SavedWebSocket): IncomingMessage {
+function handshakeOf({ protocol, deflate }: Agreed): IncomingMessage {
   const headers: Record<string, string> = {
     upgrade: 'websocket',
     'sec-websocket-version': '13',
@@ -305,7 +337,7 @@ const UNCONDITIONAL = {
 function replayHandshake(
   server: ServerInternals,
   socket: Duplex,
-  saved: SavedWebSocket,
+  agreed: Agreed,
   changed: Record<string, unknown> = {},
 ): WebSocketInternals | undefined {
   const { handleUpgrade, completeUpgrade } = ownerOf(server, 'completeUpgrade') as ServerInternals;
@@ -314,8 +346,8 @@ function replayHandshake(
     options: {
       ...server.options,
       verifyClient: null,
-      handleProtocols: () => saved.protocol,
-      perMessageDeflate: saved.deflate !== undefined && { ...perMessageDeflate, ...UNCONDITIONAL },
+      handleProtocols: () => agreed.protocol,
+      perMessageDeflate: agreed.deflate !== undefined && { ...perMessageDeflate, ...UNCONDITIONAL },
       ...((changed.options as object | undefined) ?? {}),
     },
     completeUpgrade,
@@ -329,15 +361,15 @@ function replayHandshake(
   });
   let made: WebSocketInternals | undefined;
   const muted = socket as Partial<Pick<Duplex, 'write' | 'end'>>;
+  const { write, end } = socket;
   muted.write = () => true;
   muted.end = () => socket;
   try {
-    handleUpgrade.call(stand, handshakeOf(saved), socket, Buffer.alloc(0), (ws) => {
+    handleUpgrade.call(stand, handshakeOf(agreed), socket, Buffer.alloc(0), (ws) => {
       made = ws;
     });
   } finally {
     // Not deleted: V8 makes a slow dictionary of an object that loses properties.
-    const { write, end } = Object.getPrototypeOf(socket) as Duplex;
     muted.write = write;
     muted.end = end;
   }
@@ -377,9 +409,9 @@ export function probe(server: ServerInternals, names: ErrorContext): void {
 const FRAME = Buffer.from([0x81, 0x85, 0, 0, 0, 0, ...Buffer.from('probe')]);
 
 /** One that is of nobody's and connected to nothing; of the package's own class, since the program's may count. */
-function openScratch(server: ServerInternals, saved: SavedWebSocket): WebSocketInternals | undefined {
+function openScratch(server: ServerInternals, agreed: Agreed): WebSocketInternals | undefined {
   const base = ownerOf(server.options.WebSocket.prototype as object, 'setSocket')?.constructor;
-  return replayHandshake(server, new Duplex({ read: () => undefined, write: () => undefined }), saved, {
+  return replayHandshake(server, new Duplex({ read: () => undefined, write: () => undefined }), agreed, {
     options: { WebSocket: base, allowSynchronousEvents: true },
     clients: undefined,
   });
@@ -396,7 +428,7 @@ export function rehearse(server: ServerInternals): void {
 
 /** @returns what is not as it should be. */
 function carryHalfAFrame(server: ServerInternals): string | undefined {
-  const open = (saved: SavedWebSocket) => openScratch(server, saved);
+  const open = (agreed: Agreed) => openScratch(server, agreed);
   const before = open({ protocol: 'probe', deflate: { client_max_window_bits: 10 } });
   const after = open({ protocol: 'probe', deflate: {} });
   if (before === undefined || after === undefined) return 'a handshake cannot be replayed';

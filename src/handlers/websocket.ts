@@ -6,10 +6,12 @@
  * right before the freeze: nothing more is read from it, and what zlib is at work on is done and told to the program while the
  * program is still in charge → saved. One that is not at rest even then (a Blob that is slow to be read; a closing handshake) stays: the old image lingers, does it, and hands the WebSocket on. One that is closing ends there.
  *
- * Life in the new image: rebuilt and emitted as 'connection' on the server, all of them before any of them says a word, so that
- * a program that tells all its `clients` leaves none out.
+ * Life in the new image: built while the old one still serves, from what it told ahead, and seen by nobody; after the commit brought to
+ * what was saved and emitted as 'connection' on the server, all of them before any of them says a word, so that a program that
+ * tells all its `clients` leaves none out.
  */
 import type { EventEmitter } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { Connection, type Receiver, type UpgradedProtocol } from './connection.js';
@@ -17,15 +19,19 @@ import { InflatedWindow } from './inflated-window.js';
 import { restoreRequest, saveRequest } from './saved-request.js';
 import { setConnectionOf } from './upgrades.js';
 import {
+  type Agreed,
+  agreedOn,
   type Deflate,
   deflateOf,
+  HiddenClients,
   isAtRest,
   OPEN,
+  openWebSocket,
   probe,
-  rebuildWebSocket,
+  type Resumed,
   rehearse,
+  restoreWebSocket,
   resumeSending,
-  type SavedWebSocket,
   type ServerInternals,
   saveWebSocket,
   type UnsentFrame,
@@ -44,14 +50,33 @@ const LOOK_MS = 5;
 /** Service Restart: the client may come again. */
 const CLOSE_RESTART = 1012;
 
-interface Saved extends SavedWebSocket {
+/** What is known of a WebSocket while the program serves: for good, but for the window. */
+interface Ahead extends Agreed {
   readonly request: string;
+  /** What the peer's next compressed bytes may refer to. */
+  readonly window: readonly Uint8Array[];
+}
+
+interface Saved extends Resumed {
+  /** Undefined when the next image has it. */
+  readonly ahead: Ahead | undefined;
+  /** What came into the window behind the one that was told ahead. */
+  readonly inflated: readonly Uint8Array[];
+  readonly isPaused: boolean | undefined;
+}
+
+/** A WebSocket that nobody has seen yet. */
+interface Prepared {
+  readonly ws: WebSocketInternals;
+  readonly clients: HiddenClients;
+  readonly request: IncomingMessage;
 }
 
 /** All WebSockets of one server. */
 export class WebSockets implements Receiver {
   readonly name: string;
   readonly #server: ServerInternals;
+  readonly #prepared = new WeakMap<Connection, Prepared>();
 
   /**
    * @param name By which the next image knows them.
@@ -83,7 +108,8 @@ export class WebSockets implements Receiver {
     server.handleUpgrade = (request, socket, head, callback) =>
       handleUpgrade.call(server, request, socket, head, (ws, itsRequest) => {
         const connection = Connection.from(socket as Socket);
-        if (connection !== undefined) this.#enter(ws, connection, saveRequest(itsRequest));
+        if (connection !== undefined)
+          this.#enter(ws, connection, saveRequest(itsRequest), windowOf(ws, undefined));
         callback(ws, itsRequest);
       });
   }
@@ -92,7 +118,7 @@ export class WebSockets implements Receiver {
     ws: WebSocketInternals,
     connection: Connection,
     request: string,
-    window?: readonly Uint8Array[],
+    window: InflatedWindow | undefined,
   ): void {
     setConnectionOf(ws, connection);
     connection.upgraded = new CarriedWebSocket(this.name, ws, request, window);
@@ -102,17 +128,40 @@ export class WebSockets implements Receiver {
     rehearse(this.#server);
   }
 
+  prepare(connection: Connection): void {
+    const prepared = this.#open(connection, connection.ahead?.value as Ahead);
+    if (prepared !== undefined) this.#prepared.set(connection, prepared);
+  }
+
+  /** @returns undefined when the server takes nobody any more. */
+  #open(connection: Connection, ahead: Ahead): Prepared | undefined {
+    const { socket } = connection;
+    const clients = new HiddenClients(this.#server.clients);
+    connection.holdReading();
+    const ws = openWebSocket(this.#server, socket, ahead, clients);
+    // What the old image had read and not parsed is put back before the parser is restored.
+    socket.pause();
+    return ws && { ws, clients, request: restoreRequest(ahead.request, socket) };
+  }
+
   receive(connection: Connection): void {
     const saved = connection.saved?.value as Saved;
-    const { socket } = connection;
-    const ws = rebuildWebSocket(this.#server, socket, saved);
-    if (ws === undefined) {
-      socket.destroy();
+    const ahead = saved.ahead ?? (connection.saved?.ahead as Ahead);
+    const prepared = this.#prepared.get(connection) ?? this.#open(connection, ahead);
+    if (prepared === undefined) {
+      connection.socket.destroy();
       return;
     }
-    this.#enter(ws, connection, saved.request, saved.window);
+    const { ws, clients, request } = prepared;
+    this.#prepared.delete(connection);
+    restoreWebSocket(ws, saved);
+    if (saved.isPaused) ws.pause();
+    else connection.socket.resume();
+    const window = windowOf(ws, [...ahead.window, ...saved.inflated]);
+    this.#enter(ws, connection, ahead.request, window);
     resumeSending(ws, saved);
-    this.#server.emit('connection', ws, restoreRequest(saved.request, socket));
+    clients.show();
+    this.#server.emit('connection', ws, request);
   }
 }
 
@@ -122,22 +171,18 @@ class CarriedWebSocket implements UpgradedProtocol {
   readonly #request: string;
   readonly #window: InflatedWindow | undefined;
   readonly #deflating: { read(): UnsentFrame | undefined } | undefined;
+  /** How far the window was when it was told ahead. */
+  #aheadMark = 0;
   /** Settled, and not by the program's own pause(). */
   #isHeld = false;
 
-  constructor(
-    name: string,
-    ws: WebSocketInternals,
-    request: string,
-    window: readonly Uint8Array[] | undefined,
-  ) {
+  constructor(name: string, ws: WebSocketInternals, request: string, window: InflatedWindow | undefined) {
     this.name = name;
     this.#ws = ws;
     this.#request = request;
+    this.#window = window;
     const deflate = deflateOf(ws);
-    if (deflate === undefined) return;
-    this.#window = watchInflated(deflate, window);
-    this.#deflating = watchDeflating(ws, deflate);
+    if (deflate !== undefined) this.#deflating = watchDeflating(ws, deflate);
   }
 
   isMovable(): boolean {
@@ -148,11 +193,22 @@ class CarriedWebSocket implements UpgradedProtocol {
     return this.#ws.readyState === OPEN && !isAtRest(this.#ws);
   }
 
-  save(): Saved {
+  ahead(): Ahead {
+    this.#aheadMark = this.#window?.mark ?? 0;
+    return this.#aheadNow();
+  }
+
+  #aheadNow(): Ahead {
+    return { ...agreedOn(this.#ws), request: this.#request, window: this.#window?.parts() ?? [] };
+  }
+
+  save(hasAhead: boolean): Saved {
+    const inflated = this.#window === undefined ? [] : this.#window.since(this.#aheadMark);
+    const isBehind = hasAhead && inflated !== undefined;
     return {
       ...saveWebSocket(this.#ws, this.#deflating?.read()),
-      request: this.#request,
-      window: this.#window === undefined || this.#window.length === 0 ? undefined : this.#window.parts(),
+      ahead: isBehind ? undefined : this.#aheadNow(),
+      inflated: isBehind ? inflated : [],
       isPaused: (this.#ws.isPaused && !this.#isHeld) || undefined,
     };
   }
@@ -187,9 +243,18 @@ class CarriedWebSocket implements UpgradedProtocol {
 }
 
 /**
- * Keeps what `deflate` gives out from now on, as far as the peer may refer to it.
+ * Keeps what the inflating of `ws` gives out from now on, as far as the peer may refer to it.
  * @param before What another had given out, for one that goes on behind it.
+ * @returns undefined when nothing is compressed.
  */
+function windowOf(
+  ws: WebSocketInternals,
+  before: readonly Uint8Array[] | undefined,
+): InflatedWindow | undefined {
+  const deflate = deflateOf(ws);
+  return deflate && watchInflated(deflate, before);
+}
+
 function watchInflated(deflate: Deflate, before: readonly Uint8Array[] | undefined): InflatedWindow {
   const { client_max_window_bits: bits = 15, client_no_context_takeover: forgets = false } =
     deflate.params ?? {};

@@ -224,12 +224,12 @@ describe('a session of luod', () => {
 
   it('lives as long as any duplicate of its descriptor, in whatever process', async () => {
     const memfd = createMemfd('m', 10);
+    const { fds } = host;
     const session = await client.createSession('s');
     await session.preserve(memfd, 1n);
     const child = spawn('cat', [], { stdio: ['pipe', 'ignore', 'ignore', session.fd] });
     await once(child, 'spawn');
     session.close();
-    const fds = host.fds;
     // It is the child's now: still the name is in use, and the file kept.
     await expect(client.createSession('s')).rejects.toThrow(code('EEXIST'));
     child.stdin?.end();
@@ -237,7 +237,8 @@ describe('a session of luod', () => {
     while (host.audit().every(({ event }) => event !== 'release')) {
       await client.dropSession('nobody has this').catch(() => undefined);
     }
-    expect(host.fds).toBe(fds - 2);
+    // luod opens others now and then, for a moment: its log, a module.
+    await expect.poll(() => host.fds).toBeLessThanOrEqual(fds);
     const again = await client.createSession('s');
     await leave(again, 'release');
     closeSync(memfd);

@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { InflatedWindow } from '../../../src/handlers/inflated-window.js';
 
@@ -29,6 +30,42 @@ describe('the window of an inflate stream', () => {
     const window = new InflatedWindow(8, before.parts());
     window.append(numbered(300, 10));
     expect(window.bytes().equals(numbered(54, 256))).toBe(true);
+  });
+
+  it('tells what came behind a mark, as long as that makes the same of another', () => {
+    const piece = fc.oneof(fc.constant('clear'), fc.constant('mark'), fc.nat({ max: 700 }));
+    fc.assert(
+      fc.property(fc.integer({ min: 8, max: 10 }), fc.array(piece, { maxLength: 40 }), (bits, pieces) => {
+        const window = new InflatedWindow(bits);
+        let at = 0;
+        let mark = window.mark;
+        let then: Buffer[] = [];
+        for (const one of pieces) {
+          if (one === 'clear') window.clear();
+          else if (one === 'mark') {
+            mark = window.mark;
+            then = [window.bytes()];
+          } else {
+            window.append(numbered(at, one as number));
+            at += one as number;
+          }
+          const since = window.since(mark);
+          if (since === undefined) continue;
+          const other = new InflatedWindow(bits, [...then, ...since]);
+          expect(other.bytes().equals(window.bytes())).toBe(true);
+        }
+      }),
+    );
+  });
+
+  it('tells what came as long as it keeps it', () => {
+    const window = new InflatedWindow(8, [numbered(0, 300)]);
+    const { mark } = window;
+    expect(window.since(mark)).toEqual([]);
+    window.append(numbered(300, 256));
+    expect(Buffer.concat(window.since(mark) ?? []).equals(numbered(300, 256))).toBe(true);
+    window.append(numbered(556, 1));
+    expect(window.since(mark)).toBeUndefined();
   });
 
   it('is empty when it was cleared', () => {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 import type { Socket } from 'node:net';
@@ -27,6 +28,8 @@ class Images {
   ws!: WebSocket;
   request!: IncomingMessage;
   #read = 0;
+  /** The next image's connection, when it was told of it ahead. */
+  #next: Connection | undefined;
 
   constructor(options: ServerOptions) {
     this.http.on('connection', (socket: Socket) => {
@@ -62,15 +65,25 @@ class Images {
     while (this.connection.upgraded?.isSettling()) await nextTurn();
   }
 
+  /** Ahead of the cut: what is known now goes to the next image, which may build of it what it can. */
+  tell({ prepare }: { prepare: boolean }): void {
+    const { connection: old } = this;
+    const next = Connection.adopt(dupFd(handleFd(old.socket) as number));
+    next.ahead = { name: 'websocket:test', value: deserialize(serialize(old.upgraded?.ahead?.())) };
+    if (prepare) this.sockets.prepare(next);
+    this.#next = next;
+  }
+
   /** To the next image. */
   cross(): void {
     const { connection: old } = this;
     expect(old.upgraded?.isMovable()).toBe(true);
-    const value: unknown = deserialize(serialize(old.upgraded?.save()));
+    const value: unknown = deserialize(serialize(old.upgraded?.save(this.#next !== undefined)));
     const pending = old.pending();
-    const next = Connection.adopt(dupFd(handleFd(old.socket) as number));
+    const next = this.#next ?? Connection.adopt(dupFd(handleFd(old.socket) as number));
+    this.#next = undefined;
     if (pending !== undefined) next.restore(pending);
-    next.saved = { name: 'websocket:test', value };
+    next.saved = { name: 'websocket:test', value, ahead: next.ahead?.value };
     old.detach();
     this.wss.clients.delete(this.ws);
     this.connection = next;
@@ -187,7 +200,8 @@ describe('a WebSocket that crosses', () => {
       await say(binary, [binary.subarray(0, 80), binary.subarray(80)]);
       await say(text);
       const total = client.waiting;
-      while (client.waiting > 0) {
+      for (let crossed = 0; client.waiting > 0; crossed++) {
+        if (crossed % 3 > 0) images.tell({ prepare: crossed % 3 === 1 });
         await images.reads(client.letOut(1));
         images.cross();
       }
@@ -195,7 +209,8 @@ describe('a WebSocket that crosses', () => {
       expect(total).toBeGreaterThan(sent.length * 6);
       expect(images.pings.length).toBe(sent.length);
       // And the other way: the peer understands what each image has sent.
-      for (const { data, isBinary } of sent) {
+      for (const [i, { data, isBinary }] of sent.entries()) {
+        if (i % 2 > 0) images.tell({ prepare: true });
         images.ws.send(data, { binary: isBinary });
         await images.settles();
         images.cross();
@@ -296,6 +311,54 @@ describe('a WebSocket that crosses', () => {
     expect(request.rawHeaders).toEqual(first.rawHeaders);
     expect(request.socket).toBe(images.connection.socket);
     expect(connectionOf(images.ws)).toBe(images.connection);
+  });
+
+  it('is built ahead, out of sight, and saves what came since', async () => {
+    await open({ perMessageDeflate: { threshold: 0 } });
+    const random = randomBytes(20_000).toString('latin1');
+    await client.send(random);
+    client.letOut();
+    await once(images.ws, 'message');
+    const { ws: before, connection } = images;
+    images.tell({ prepare: true });
+    expect([...images.wss.clients]).toEqual([before]);
+    expect(images.ws).toBe(before);
+    const bytesOf = (value: unknown) => serialize(value).length;
+    expect(bytesOf(connection.upgraded?.save(false))).toBeGreaterThan(20_000);
+    expect(bytesOf(connection.upgraded?.save(true))).toBeLessThan(200);
+    await client.send(words(0, 30));
+    client.letOut();
+    await once(images.ws, 'message');
+    expect(bytesOf(connection.upgraded?.save(true))).toBeLessThan(words(0, 30).length + 200);
+    images.cross();
+    expect(images.ws).not.toBe(before);
+    expect([...images.wss.clients]).toEqual([images.ws]);
+    // Refers to both, the one that was told and the one that came since.
+    const last = random.slice(10_000) + words(0, 30);
+    await client.send(last);
+    client.letOut();
+    await once(images.ws, 'message');
+    expect(images.heard.map(({ data }) => data.toString())).toEqual([random, words(0, 30), last]);
+  });
+
+  it('that ends before the cut leaves nothing of what was built', async () => {
+    await open();
+    const made: WebSocket[] = [];
+    class Noted extends WebSocket {
+      // The address is null, as of every WebSocket of a server.
+      constructor(...args: ConstructorParameters<typeof WebSocket>) {
+        super(...args);
+        made.push(this);
+      }
+    }
+    images.wss.options.WebSocket = Noted as typeof WebSocket;
+    images.tell({ prepare: true });
+    const [ahead] = made as [WebSocket];
+    const closed = once(ahead, 'close');
+    (ahead as unknown as { _socket: Socket })._socket.destroy();
+    await closed;
+    expect([...images.wss.clients]).toEqual([images.ws]);
+    expect(images.ws.readyState).toBe(WebSocket.OPEN);
   });
 
   it('keeps what was agreed on although the next version would agree on something else', async () => {
@@ -403,15 +466,20 @@ describe('a WebSocket that is held', () => {
     expect(images.heard[0]?.data.toString()).toBe('one');
   });
 
-  it('crosses with what came meanwhile, and is not held in the next image', async () => {
+  it.each([
+    ['', false],
+    [', which was built ahead', true],
+  ])('crosses with what came meanwhile, and is not held in the next image%s', async (_what, isAhead) => {
     await open();
+    await client.send('in two pieces');
+    await images.reads(client.letOut(5));
+    if (isAhead) images.tell({ prepare: true });
     images.connection.upgraded?.hold();
-    await client.send('one');
     client.letOut();
     while (images.connection.socket.readableLength === 0) await nextTurn();
     images.cross();
     await once(images.ws, 'message');
-    expect(images.heard.map(({ data }) => data.toString())).toEqual(['one']);
+    expect(images.heard.map(({ data }) => data.toString())).toEqual(['in two pieces']);
   });
 
   it('stays paused when the program has paused it', async () => {
