@@ -9,17 +9,22 @@ import { end, environment, inTime, output, own } from './processes.mjs';
 const HERE = dirname(fileURLToPath(import.meta.url));
 const CLI = join(HERE, '..', 'dist', 'cli');
 
-/** Resolves when it serves. */
-export async function startOurs(port, memory, cut = 'atomic') {
+/** The echo service. */
+export function startOurs(port, memory, cut = 'atomic') {
+  return startProgram('echo.mjs', { PORT: String(port), MEMORY: String(memory), CUT: cut });
+}
+
+/** One of programs/, with variables for its environment. Resolves when it serves. */
+export async function startProgram(file, variables) {
   const folder = mkdtempSync(join(tmpdir(), 'liveupdate-bench-'));
   const socket = join(folder, 'luod.sock');
-  const program = [process.execPath, join(HERE, 'programs', 'echo.mjs')];
+  const program = [process.execPath, join(HERE, 'programs', file)];
   const luod = own(
     spawn(
       process.execPath,
-      [join(CLI, 'luod.js'), 'run', '--name', 'echo', '--socket', socket, '--', ...program],
+      [join(CLI, 'luod.js'), 'run', '--name', 'service', '--socket', socket, '--', ...program],
       {
-        env: { ...environment, PORT: String(port), MEMORY: String(memory), CUT: cut },
+        env: { ...environment, ...variables },
         stdio: ['ignore', 'ignore', 'pipe'],
       },
     ),

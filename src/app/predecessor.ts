@@ -50,6 +50,8 @@ import { rehearseFreeze } from './rehearsal.js';
 
 /** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
 const PASS_CONNECTIONS = 506;
+/** And so much that they tell ahead: a millisecond's work. */
+const PASS_BYTES = 256 << 10;
 /** Passes on their way without an answer. */
 const PASS_WINDOW = 2;
 /** Connections that move at once ahead of the cut: what both images do for them is a millisecond's work. */
@@ -280,7 +282,7 @@ export class Predecessor {
     let bytes = 0;
     for (const { session, set } of this.#sets()) {
       while (set.waiting > 0) {
-        const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS);
+        const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS, PASS_BYTES);
         const file = session.serialized(CONNECTIONS_TOKEN);
         if (file === undefined) break;
         this.#options.handover.outgoing.update(handleOf(file.data), set.passRecord(ids), fds);

@@ -165,10 +165,18 @@ export class ConnectionSet {
     return this.#preserved?.waiting.size ?? 0;
   }
 
-  /** The next `limit` connections to cross, with their descriptors (borrowed). */
-  takeWaiting(limit: number): { ids: Uint32Array; fds: number[] } {
+  /**
+   * The next connections to cross, with their descriptors (borrowed).
+   * @param bytes About how much they may tell ahead, all together; one may tell more.
+   */
+  takeWaiting(limit: number, bytes = Number.POSITIVE_INFINITY): { ids: Uint32Array; fds: number[] } {
     const waiting = this.#preserved?.waiting ?? new Map<number, Connection>();
-    return descriptorsOf(waiting, limit, (id) => waiting.delete(id));
+    let left = bytes;
+    return descriptorsOf(waiting, (id, { upgraded }, count) => {
+      if (count === limit || left < 0) return false;
+      left -= upgraded?.aheadBytes ?? 0;
+      return waiting.delete(id);
+    });
   }
 
   /** Those that could not cross at the freeze: after the commit they are the lingering image's. */
@@ -266,7 +274,7 @@ export class ConnectionSet {
     const late = new ConnectionSet();
     for (const [id, connection] of this.#staying)
       if (wanted.has(connection)) late.#members.set(id, connection);
-    const { ids: fresh, fds } = descriptorsOf(late.#members);
+    const { ids: fresh, fds } = descriptorsOf(late.#members, () => true);
     return { record: serializeValue({ ...late.collect('whole'), fresh } satisfies SavedSet), fds };
   }
 
@@ -571,18 +579,16 @@ export class ConnectionSet {
   }
 }
 
-/** Numbers and descriptors (borrowed) of up to `limit` connections that are open; `taken` is told of the others, too. */
+/** Numbers and descriptors (borrowed) of the connections that are open, as far as `isWanted`, which is told how many there are so far. */
 function descriptorsOf(
   connections: ReadonlyMap<number, Connection>,
-  limit = Number.POSITIVE_INFINITY,
-  taken?: (id: number) => void,
+  isWanted: (id: number, connection: Connection, count: number) => boolean,
 ): { ids: Uint32Array; fds: number[] } {
   const ids: number[] = [];
   const fds: number[] = [];
-  for (const [id, { socket }] of connections) {
-    if (ids.length === limit) break;
-    taken?.(id);
-    const fd = handleFd(socket);
+  for (const [id, connection] of connections) {
+    if (!isWanted(id, connection, ids.length)) break;
+    const fd = handleFd(connection.socket);
     if (fd === undefined) continue;
     ids.push(id);
     fds.push(fd);

@@ -85,6 +85,8 @@ export interface UpgradedProtocol {
   isSettling(): boolean;
   /** Optional. What of `save` is known while the program still serves, a structured clone; what changes after it is for `save` to tell. */
   ahead?(): unknown;
+  /** About how many bytes that is. */
+  readonly aheadBytes?: number;
   /**
    * Its own part of what crosses, a structured clone. Changes nothing: the cut may be called off.
    * @param hasAhead Whether the next image has what `ahead` told last; then only the rest is needed.

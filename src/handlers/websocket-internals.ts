@@ -207,9 +207,12 @@ export function agreedOn(ws: WebSocketInternals): Agreed {
 /**
  * Of a WebSocket at rest, what it is in the middle of. Copies nothing.
  * @param deflating What zlib is at work on: no byte of it has been sent, so it is compressed again.
+ * @returns undefined when it is in the middle of nothing.
  */
-export function saveWebSocket(ws: WebSocketInternals, deflating?: UnsentFrame): Resumed {
+export function saveWebSocket(ws: WebSocketInternals, deflating?: UnsentFrame): Resumed | undefined {
   const { _receiver: parser, _sender: sender, binaryType } = ws;
+  const isQuiet = isBetweenMessages(parser) && sender._firstFragment && sender._queue.length === 0;
+  if (isQuiet && deflating === undefined && binaryType === 'nodebuffer') return undefined;
   const unsent = sender._queue.map(([, data, compress, options]) => toFrame(data, compress, options));
   if (deflating !== undefined) unsent.unshift(deflating);
   return {
@@ -437,11 +440,11 @@ function carryHalfAFrame(server: ServerInternals): string | undefined {
   if (missing !== undefined) return `${missing} is not what it was`;
   before._sender._state = DEFLATING;
   before._sender.send('waits', { binary: false, compress: true, fin: true, mask: false });
-  const [frame, ...others] = saveWebSocket(before).unsent ?? [];
+  const [frame, ...others] = saveWebSocket(before)?.unsent ?? [];
   if (frame?.opcode !== 1 || !frame.fin || !frame.compress || frame.data !== 'waits' || others.length > 0)
     return 'what waits to be sent is not where it was';
   before._receiver.write(FRAME.subarray(0, 8));
-  const { parser } = saveWebSocket(before);
+  const parser = saveWebSocket(before)?.parser;
   if (parser === undefined || !isAtRest(before)) return 'half a frame is not where it was';
   Object.assign(after._receiver, parser);
   let text = '';

@@ -57,19 +57,23 @@ interface Ahead extends Agreed {
   readonly window: readonly Uint8Array[];
 }
 
-interface Saved extends Resumed {
-  /** Undefined when the next image has it. */
-  readonly ahead: Ahead | undefined;
-  /** What came into the window behind the one that was told ahead. */
-  readonly inflated: readonly Uint8Array[];
-  readonly isPaused: boolean | undefined;
-}
+/** Undefined when the next image has all of it. */
+type Saved =
+  | {
+      readonly ahead: Ahead | undefined;
+      readonly resumed: Resumed | undefined;
+      /** What came into the window behind the one that was told ahead. */
+      readonly inflated: readonly Uint8Array[] | undefined;
+      readonly isPaused: boolean;
+    }
+  | undefined;
 
 /** A WebSocket that nobody has seen yet. */
 interface Prepared {
   readonly ws: WebSocketInternals;
   readonly clients: HiddenClients;
   readonly request: IncomingMessage;
+  readonly window: InflatedWindow | undefined;
 }
 
 /** All WebSockets of one server. */
@@ -129,6 +133,8 @@ export class WebSockets implements Receiver {
   }
 
   prepare(connection: Connection): void {
+    // The WebSocket listens to it, which would begin to read what is the old image's still.
+    connection.holdReading();
     const prepared = this.#open(connection, connection.ahead?.value as Ahead);
     if (prepared !== undefined) this.#prepared.set(connection, prepared);
   }
@@ -137,29 +143,32 @@ export class WebSockets implements Receiver {
   #open(connection: Connection, ahead: Ahead): Prepared | undefined {
     const { socket } = connection;
     const clients = new HiddenClients(this.#server.clients);
-    connection.holdReading();
     const ws = openWebSocket(this.#server, socket, ahead, clients);
     // What the old image had read and not parsed is put back before the parser is restored.
     socket.pause();
-    return ws && { ws, clients, request: restoreRequest(ahead.request, socket) };
+    if (ws === undefined) return undefined;
+    const window = windowOf(ws, ahead.window);
+    return { ws, clients, window, request: restoreRequest(ahead.request, socket) };
   }
 
   receive(connection: Connection): void {
     const saved = connection.saved?.value as Saved;
-    const ahead = saved.ahead ?? (connection.saved?.ahead as Ahead);
+    const ahead = saved?.ahead ?? (connection.saved?.ahead as Ahead);
     const prepared = this.#prepared.get(connection) ?? this.#open(connection, ahead);
     if (prepared === undefined) {
       connection.socket.destroy();
       return;
     }
-    const { ws, clients, request } = prepared;
+    const { ws, clients, request, window } = prepared;
     this.#prepared.delete(connection);
-    restoreWebSocket(ws, saved);
-    if (saved.isPaused) ws.pause();
+    // More came than a window has: that one is another.
+    if (saved?.ahead !== undefined) window?.clear();
+    for (const part of saved?.ahead?.window ?? saved?.inflated ?? []) window?.append(part);
+    if (saved?.resumed !== undefined) restoreWebSocket(ws, saved.resumed);
+    if (saved?.isPaused) ws.pause();
     else connection.socket.resume();
-    const window = windowOf(ws, [...ahead.window, ...saved.inflated]);
     this.#enter(ws, connection, ahead.request, window);
-    resumeSending(ws, saved);
+    if (saved?.resumed !== undefined) resumeSending(ws, saved.resumed);
     clients.show();
     this.#server.emit('connection', ws, request);
   }
@@ -193,6 +202,10 @@ class CarriedWebSocket implements UpgradedProtocol {
     return this.#ws.readyState === OPEN && !isAtRest(this.#ws);
   }
 
+  get aheadBytes(): number {
+    return this.#request.length + (this.#window?.length ?? 0);
+  }
+
   ahead(): Ahead {
     this.#aheadMark = this.#window?.mark ?? 0;
     return this.#aheadNow();
@@ -203,14 +216,14 @@ class CarriedWebSocket implements UpgradedProtocol {
   }
 
   save(hasAhead: boolean): Saved {
-    const inflated = this.#window === undefined ? [] : this.#window.since(this.#aheadMark);
-    const isBehind = hasAhead && inflated !== undefined;
-    return {
-      ...saveWebSocket(this.#ws, this.#deflating?.read()),
-      ahead: isBehind ? undefined : this.#aheadNow(),
-      inflated: isBehind ? inflated : [],
-      isPaused: (this.#ws.isPaused && !this.#isHeld) || undefined,
-    };
+    // Most have said nothing since.
+    const isSame = this.#window === undefined || this.#window.mark === this.#aheadMark;
+    const inflated = isSame ? undefined : this.#window.since(this.#aheadMark);
+    const ahead = hasAhead && (isSame || inflated !== undefined) ? undefined : this.#aheadNow();
+    const resumed = saveWebSocket(this.#ws, this.#deflating?.read());
+    const isPaused = this.#ws.isPaused && !this.#isHeld;
+    if (ahead === undefined && resumed === undefined && inflated === undefined && !isPaused) return undefined;
+    return { ahead, resumed, inflated: ahead === undefined ? inflated : undefined, isPaused };
   }
 
   hold(): void {

@@ -341,6 +341,25 @@ describe('a WebSocket that crosses', () => {
     expect(images.heard.map(({ data }) => data.toString())).toEqual([random, words(0, 30), last]);
   });
 
+  it('is built ahead, and has another window when more came since than one has', async () => {
+    await open({ perMessageDeflate: { threshold: 0 } });
+    const say = async (text: string) => {
+      await client.send(text);
+      client.letOut();
+      await once(images.ws, 'message');
+    };
+    const random = () => randomBytes(20_000).toString('latin1');
+    await say(random());
+    images.tell({ prepare: true });
+    const [first, second] = [random(), random()];
+    await say(first);
+    await say(second);
+    images.cross();
+    // A window that also has what came before finds it at the wrong distance.
+    await say(first.slice(-10_000) + second);
+    expect(images.heard.at(-1)?.data.toString()).toBe(first.slice(-10_000) + second);
+  });
+
   it('that ends before the cut leaves nothing of what was built', async () => {
     await open();
     const made: WebSocket[] = [];
