@@ -62,7 +62,9 @@ export class FileTable<File extends { readonly token: Token }> {
       this.#places ??= new Map();
       this.#places.set(name, place);
     }
-    this.#list.push(file);
+    // An array that grows makes room for seventeen, and most sessions have one file.
+    if (place === 0) this.#list = [file];
+    else this.#list.push(file);
     this.#size++;
   }
 

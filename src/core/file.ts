@@ -103,10 +103,10 @@ export class FileSet {
   readonly #session: string;
   readonly #shared: Shared;
   readonly #files = new FileTable<PreservedFile>();
-  /** Those whose identity was noted, for Identities. */
-  readonly #retrieved: Holder[] = [];
+  /** Those whose identity was noted, for Identities. A hundred thousand sessions have none of either. */
+  #retrieved: Holder[] | undefined;
   /** What retrieve() failed with. */
-  readonly #failures = new Map<PreservedFile, LiveUpdateError>();
+  #failures: Map<PreservedFile, LiveUpdateError> | undefined;
 
   constructor(session: string, shared: Shared) {
     this.#session = session;
@@ -123,18 +123,9 @@ export class FileSet {
     });
   }
 
-  serialize(): SerializedFile[] {
-    const files: SerializedFile[] = [];
-    for (const { token, handler, serializedData } of this.#files.toArray()) {
-      files.push({ compatible: handler.compatible, data: serializedData, token });
-    }
-    return files;
-  }
-
   serializedFile(token: Token): SerializedFile | undefined {
     const record = isU64(token) ? this.#files.get(token) : undefined;
-    if (record === undefined) return undefined;
-    return { compatible: record.handler.compatible, data: record.serializedData, token };
+    return record && serializedOf(record);
   }
 
   // ---- the old image: preserve, and back ----------------------------------------------------------------------
@@ -239,9 +230,13 @@ export class FileSet {
 
   // ---- the reboot: freeze, and back ---------------------------------------------------------------------------
 
-  /** In order of preservation. @throws what freeze() throws, after unfreezing those before it; EINVAL for bad data. */
-  *freeze(): Steps<void> {
+  /**
+   * In order of preservation; each is written down as it is then, since whatever comes later finds it out of the caches.
+   * @throws what freeze() throws, after unfreezing those before it; EINVAL for bad data.
+   */
+  *freeze(): Steps<SerializedFile[]> {
     const records = this.#files.toArray();
+    const written: SerializedFile[] = [];
     let frozen = 0;
     try {
       while (frozen < records.length) {
@@ -257,7 +252,9 @@ export class FileSet {
           const text = 'freeze() left a serializedData that is no u64';
           throw this.#refuse('EINVAL', 'freeze', text, record.token, record.owner);
         }
+        written.push(serializedOf(record));
       }
+      return written;
     } catch (error) {
       const failed = records[Math.min(frozen, records.length - 1)]!;
       const cause = this.#context(error, 'freeze', failed.token, failed.owner);
@@ -311,7 +308,7 @@ export class FileSet {
     if (!isU64(token)) throw this.#refuse('EINVAL', 'retrieve', NO_TOKEN);
     const record = this.#files.get(token);
     if (record === undefined) throw this.#refuse('ENOENT', 'retrieve', 'no file has this token', token);
-    if (record.state === 'failed') throw this.#failures.get(record);
+    if (record.state === 'failed') throw this.#failures?.get(record);
     if (record.state === 'retrieved') return record.file;
     try {
       const pending = record.handler.ops.retrieve(record);
@@ -331,7 +328,7 @@ export class FileSet {
         record.file = undefined;
         throw this.#refuse('EIO', 'retrieve', 'retrieve() made no file', token, owner);
       }
-      this.#shared.identities.note(record, identify(handler, file), this.#retrieved);
+      this.#retrieved = this.#shared.identities.note(record, identify(handler, file), this.#retrieved);
     } catch (error) {
       throw this.#failRetrieve(record, error);
     }
@@ -341,6 +338,7 @@ export class FileSet {
 
   #failRetrieve(record: PreservedFile, error: unknown): LiveUpdateError {
     const failure = this.#context(error, 'retrieve', record.token, record.owner);
+    this.#failures ??= new Map();
     this.#failures.set(record, failure);
     record.retrieveStatus = failure.errno;
     record.state = nextState(record.state, 'retrieveFailed');
@@ -386,8 +384,8 @@ export class FileSet {
       owner.files--;
     }
     this.#files.clear();
-    this.#failures.clear();
-    this.#shared.identities.forget(this.#retrieved);
+    this.#failures = undefined;
+    if (this.#retrieved !== undefined) this.#shared.identities.forget(this.#retrieved);
     return faults;
   }
 
@@ -430,6 +428,10 @@ export class FileSet {
       handler,
     });
   }
+}
+
+function serializedOf({ handler, serializedData, token }: PreservedFile): SerializedFile {
+  return { compatible: handler.compatible, data: serializedData, token };
 }
 
 function identify(handler: FileHandler, file: unknown): unknown {

@@ -29,12 +29,18 @@ export class Identities {
     return true;
   }
 
-  /** A file was retrieved; `list` is its session's. */
-  note(holder: Holder, identity: unknown, list: Holder[]): void {
+  /** A file was retrieved; `list` is its session's, if that has one already. Returns the session's list. */
+  note(holder: Holder, identity: unknown, list: Holder[] | undefined): Holder[] {
     holder.identity = identity;
     holder.hold = 'noted';
-    if (list.length === 0) this.#noted.add(list);
+    if (list === undefined || list.length === 0) {
+      // Anew, for its one file: an array that grows makes room for seventeen.
+      const first = [holder];
+      this.#noted.add(first);
+      return first;
+    }
     list.push(holder);
+    return list;
   }
 
   /** The session is finished: what is still in its list is nobody's any more. */

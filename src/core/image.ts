@@ -25,9 +25,13 @@ import type { Image, SerializedFlb, SerializedSession } from './types.js';
 /** Freezes every outgoing session and writes the image. @throws what a freeze() threw, after undoing. */
 export function* freeze(orchestrator: Orchestrator): Steps<Image> {
   const records = [...orchestrator.outgoing.values()];
+  const sessions: SerializedSession[] = [];
   let frozen = 0;
   try {
-    for (; frozen < records.length; frozen++) yield* records[frozen]!.files.freeze();
+    for (; frozen < records.length; frozen++) {
+      const { name, files } = records[frozen]!;
+      sessions.push({ name, files: yield* files.freeze() });
+    }
   } catch (error) {
     let faults: Faults;
     for (let i = frozen - 1; i >= 0; i--) faults = yield* records[i]!.files.unfreeze(faults);
@@ -36,7 +40,7 @@ export function* freeze(orchestrator: Orchestrator): Steps<Image> {
   return {
     compatible: IMAGE_COMPATIBLE,
     liveupdateNumber: BigInt.asUintN(64, orchestrator.liveupdateNumber + 1n),
-    sessions: records.map(({ name, files }) => ({ name, files: files.serialize() })),
+    sessions,
     flbs: orchestrator.flbs.serialize(),
   };
 }

@@ -59,7 +59,8 @@ class Queue {
 /** One holder at a time, first come, first served. */
 export class Mutex {
   readonly #runner: Runner;
-  readonly #queue = new Queue();
+  /** Of the few that somebody ever had to wait for. */
+  #queue: Queue | undefined;
   #owner: Steps<unknown> | undefined;
 
   constructor(runner: Runner) {
@@ -78,11 +79,12 @@ export class Mutex {
     if (this.#runner.isOnStack(this.#owner)) {
       throw new LiveUpdateError('EBUSY', 'a callback called back into what its own operation holds');
     }
+    this.#queue ??= new Queue();
     return this.#queue.wait(owner, true);
   }
 
   release(): void {
-    const next = this.#queue.shift();
+    const next = this.#queue?.shift();
     this.#owner = next?.owner;
     next?.resolve();
   }

@@ -41,7 +41,8 @@ export class Session implements AsyncDisposable {
   readonly isIncoming: boolean;
   readonly #orchestrator: Orchestrator;
   readonly #record: SessionRecord;
-  readonly #doors: Readonly<Record<'preserve' | 'unpreserve' | 'retrieve' | 'finish' | 'close', Door>>;
+  /** Of the last operation: a session does the same many times over, and a hundred thousand of them do little. */
+  #door: SessionDoor | undefined;
 
   /** @internal Sessions come from createSession() and retrieveSession(). */
   constructor(orchestrator: Orchestrator, record: SessionRecord) {
@@ -49,13 +50,12 @@ export class Session implements AsyncDisposable {
     this.isIncoming = record.direction === 'incoming';
     this.#orchestrator = orchestrator;
     this.#record = record;
-    this.#doors = {
-      preserve: new SessionDoor(orchestrator, record, 'preserve'),
-      unpreserve: new SessionDoor(orchestrator, record, 'unpreserve'),
-      retrieve: new SessionDoor(orchestrator, record, 'retrieve'),
-      finish: new SessionDoor(orchestrator, record, 'finish'),
-      close: new SessionDoor(orchestrator, record, 'close'),
-    };
+  }
+
+  #doorTo(operation: SessionOperation): Door {
+    if (this.#door?.operation !== operation)
+      this.#door = new SessionDoor(this.#orchestrator, this.#record, operation);
+    return this.#door;
   }
 
   get state(): SessionState {
@@ -79,7 +79,7 @@ export class Session implements AsyncDisposable {
    */
   preserve(file: unknown, token: Token): MaybePromise<void> {
     this.#orchestrator.requireEnabled('preserve');
-    return this.#orchestrator.runner.run(this.#record.files.preserve(file, token), this.#doors.preserve);
+    return this.#orchestrator.runner.run(this.#record.files.preserve(file, token), this.#doorTo('preserve'));
   }
 
   /**
@@ -91,7 +91,7 @@ export class Session implements AsyncDisposable {
    * @throws {LiveUpdateError} EINVAL: the session is incoming. ENOENT: no file has this token.
    */
   unpreserve(token: Token): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#record.files.unpreserve(token), this.#doors.unpreserve);
+    return this.#orchestrator.runner.run(this.#record.files.unpreserve(token), this.#doorTo('unpreserve'));
   }
 
   /**
@@ -105,7 +105,7 @@ export class Session implements AsyncDisposable {
    */
   retrieve<File = unknown>(token: Token): MaybePromise<File> {
     const { runner } = this.#orchestrator;
-    return runner.run(this.#record.files.retrieve(token), this.#doors.retrieve) as MaybePromise<File>;
+    return runner.run(this.#record.files.retrieve(token), this.#doorTo('retrieve')) as MaybePromise<File>;
   }
 
   /**
@@ -121,7 +121,7 @@ export class Session implements AsyncDisposable {
    */
   finish(options: { reserved?: number } = {}): MaybePromise<void> {
     const { runner } = this.#orchestrator;
-    return runner.run(this.#finish(options.reserved ?? 0), this.#doors.finish);
+    return runner.run(this.#finish(options.reserved ?? 0), this.#doorTo('finish'));
   }
 
   *#finish(reserved: number): Steps<void> {
@@ -146,7 +146,7 @@ export class Session implements AsyncDisposable {
    * @throws {LiveUpdateError} EINVAL: the session is outgoing. What a canFinish() threw.
    */
   canFinish(): MaybePromise<boolean> {
-    return this.#orchestrator.runner.run(this.#canFinish(), this.#doors.finish);
+    return this.#orchestrator.runner.run(this.#canFinish(), this.#doorTo('finish'));
   }
 
   *#canFinish(): Steps<boolean> {
@@ -181,7 +181,7 @@ export class Session implements AsyncDisposable {
    * @throws {LiveUpdateError} EBADF: it is closed already. What a canFinish() threw; the session is abandoned then.
    */
   close(): MaybePromise<void> {
-    return this.#orchestrator.runner.run(this.#close(), this.#doors.close);
+    return this.#orchestrator.runner.run(this.#close(), this.#doorTo('close'));
   }
 
   *#close(): Steps<void> {
@@ -219,12 +219,12 @@ export class Session implements AsyncDisposable {
 class SessionDoor implements Door {
   readonly #orchestrator: Orchestrator;
   readonly #record: SessionRecord;
-  readonly #operation: SessionOperation;
+  readonly operation: SessionOperation;
 
   constructor(orchestrator: Orchestrator, record: SessionRecord, operation: SessionOperation) {
     this.#orchestrator = orchestrator;
     this.#record = record;
-    this.#operation = operation;
+    this.operation = operation;
   }
 
   /** @throws EBADF, EINVAL, EBUSY, also as the promise's rejection. */
@@ -232,7 +232,7 @@ class SessionDoor implements Door {
     const { gate } = this.#orchestrator;
     const { lock, state, name } = this.#record;
     // A closed handle leads nowhere, whatever the gate says.
-    if (SESSION_STATES[state][this.#operation] === 'EBADF') admit(state, this.#operation, name);
+    if (SESSION_STATES[state][this.operation] === 'EBADF') admit(state, this.operation, name);
     let inside = false;
     try {
       const passage = gate.enter(steps);
@@ -265,7 +265,7 @@ class SessionDoor implements Door {
   /** The table. Whoever is not admitted leaves. */
   #admit(): void {
     try {
-      admit(this.#record.state, this.#operation, this.#record.name);
+      admit(this.#record.state, this.operation, this.#record.name);
     } catch (error) {
       this.leave();
       throw error;
@@ -278,6 +278,6 @@ class SessionDoor implements Door {
   }
 
   #inContext(error: unknown): LiveUpdateError {
-    return inContext(error, { operation: this.#operation, session: this.#record.name });
+    return inContext(error, { operation: this.operation, session: this.#record.name });
   }
 }
