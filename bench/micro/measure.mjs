@@ -29,11 +29,6 @@ export function median(numbers) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** The value that a quarter of them are below. */
-export function lowerQuartile(numbers) {
-  return numbers.toSorted((a, b) => a - b)[numbers.length >> 2];
-}
-
 /**
  * @param {number[]} sizes
  * @param {(size: number) => Record<string, number>} sample Does the work for `size` items once, and says how many microseconds each
