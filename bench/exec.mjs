@@ -4,14 +4,13 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import net from 'node:net';
-import { cpus, release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { end, endOnSignals, environment, freePort, inTime, machine, median, own } from './processes.mjs';
 
 const PROGRAMS = join(dirname(fileURLToPath(import.meta.url)), 'programs');
-const HELP = `node bench/exec.mjs [options]
+const HELP = `npm run bench:exec -- [options]
 
   --connections LIST   live connections (default 10,1000,9000)
   --memory BYTES       default 65536
@@ -28,40 +27,33 @@ const { values } = parseArgs({
   },
 });
 
-// 34 ms of each start on Node 20, and nothing to do with what is measured.
-const { NODE_EXTRA_CA_CERTS: _, LIVEUPDATE_SOCKET: __, ...environment } = process.env;
-const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
-
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
-}
+// Not by a luod that this may run under.
+const { LIVEUPDATE_SOCKET: _, ...alone } = environment;
+const message = async (what, child) => (await inTime(what, once(child, 'message')))[0];
 
 async function measure(connections, updates) {
   const port = await freePort();
-  const env = { ...environment, PORT: String(port), MEMORY: values.memory };
-  const service = fork(join(PROGRAMS, 'echo.mjs'), { env });
-  await once(service, 'message');
+  const env = { ...alone, PORT: String(port), MEMORY: values.memory };
+  const service = own(fork(join(PROGRAMS, 'echo.mjs'), { env }));
+  await message('the service', service);
   const talking = Math.max(1, Math.round(connections / 100));
-  const clients = fork(join(PROGRAMS, 'clients.mjs'), [port, connections, talking], { env: environment });
+  const clients = own(
+    fork(join(PROGRAMS, 'clients.mjs'), [port, connections, talking], { env: environment }),
+  );
   try {
-    await once(clients, 'message');
+    await message('clients to connect', clients);
     const ask = async () => {
       clients.send('report');
-      return (await once(clients, 'message'))[0];
+      return message('the clients to report', clients);
     };
     const images = [];
     const waits = [];
     let last = { closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
       await ask();
-      const served = once(service, 'message');
+      const served = message('the next image', service);
       service.kill('SIGHUP');
-      images.push((await served)[0]);
+      images.push(await served);
       // The answers that had to wait.
       await new Promise((resolve) => setTimeout(resolve, 200));
       last = await ask();
@@ -80,18 +72,19 @@ async function measure(connections, updates) {
       last.closed,
     ];
   } finally {
-    clients.kill();
-    service.kill();
+    await end(clients);
+    await end(service);
   }
 }
 
 if (values.help) process.stdout.write(HELP);
 else {
+  endOnSignals();
   const rows = [];
   for (const connections of values.connections.split(',')) {
     rows.push(await measure(Number(connections), Number(values.updates)));
   }
-  process.stdout.write(`${cpus()[0].model}, ${cpus().length} cores, Linux ${release()}, Node ${process.versions.node}; times in ms
+  process.stdout.write(`${machine()}; times in ms
 
 | connections | blackout, median | max | of it until the next program's first line | client's longest wait, median | max | wrong bytes | closed |
 |---|---|---|---|---|---|---|---|

@@ -18,7 +18,7 @@
 import cluster from 'node:cluster';
 import { isMainThread } from 'node:worker_threads';
 import { LiveUpdateError } from '../core/errors.js';
-import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
+import type { LiveUpdate, Session } from '../core/index.js';
 import { withResolvers } from '../core/resolvers.js';
 import type { Image, Token } from '../core/types.js';
 import type { Handover } from '../handlers/carried.js';
@@ -30,7 +30,7 @@ import { Draining } from './draining.js';
 import { ipcChannel } from './ipc-channel.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import { type NextProgram, nextProgram } from './next-program.js';
-import { OutgoingSessions, preserveOrder, requireOpen } from './outgoing-sessions.js';
+import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
 
 /** For callbacks and listeners of the program's own, as long as luod waits by default. */
 const DEADLINE_MS = 30_000;
@@ -134,13 +134,7 @@ export class ExecUpdate {
   #pass(session: Session, token: Token): void {
     this.#check();
     const { records, fds } = this.#options.handover.outgoing.takeChanged();
-    const file = session.serialized(token);
-    const image: Image = {
-      compatible: IMAGE_COMPATIBLE,
-      liveupdateNumber: 0n,
-      sessions: [{ name: session.name, files: file === undefined ? [] : [file] }],
-      flbs: [],
-    };
+    const image = passImage(session, token);
     const duplicates: number[] = [];
     this.#passes.push({ encoded: encodeHandover({ image, records }), fds: duplicates });
     for (const fd of fds) duplicates.push(dupFd(fd));

@@ -12,8 +12,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
-import type { LiveUpdate, Session } from '../core/index.js';
-import type { Image } from '../core/types.js';
+import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
+import type { Image, Token } from '../core/types.js';
 import type { Handover } from '../handlers/carried.js';
 import { OutgoingRecords } from '../handover/records.js';
 import { FILE_TOKEN, type Kept, KeptListener } from './kept.js';
@@ -24,6 +24,18 @@ const TAKE_BACK_MS = 1000;
 export interface OpenSession {
   readonly kept: Kept;
   readonly session: Session;
+}
+
+/** One file of a session as it is now: what a pass brings ahead of the freeze. */
+export function passImage(session: Session, token: Token): Image {
+  const file = session.serialized(token);
+  const files = file === undefined ? [] : [file];
+  return {
+    compatible: IMAGE_COMPATIBLE,
+    liveupdateNumber: 0n,
+    sessions: [{ name: session.name, files }],
+    flbs: [],
+  };
 }
 
 export class OutgoingSessions {

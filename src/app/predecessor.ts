@@ -20,7 +20,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
-import { IMAGE_COMPATIBLE, type LiveUpdate, type Session } from '../core/index.js';
+import type { LiveUpdate, Session } from '../core/index.js';
 import { withResolvers } from '../core/resolvers.js';
 import type { Image, Token } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
@@ -45,7 +45,7 @@ import { waitReadable } from '../linux/scm-rights.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
-import { OutgoingSessions, preserveOrder, requireOpen } from './outgoing-sessions.js';
+import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
 import { rehearseFreeze } from './rehearsal.js';
 
 /** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
@@ -304,14 +304,7 @@ export class Predecessor {
         return undefined;
       }
     }
-    const file = session.serialized(token);
-    const image: Image = {
-      compatible: IMAGE_COMPATIBLE,
-      liveupdateNumber: 0n,
-      sessions: [{ name: session.name, files: file === undefined ? [] : [file] }],
-      flbs: [],
-    };
-    const bytes = this.#sendImage({ type: 'precopy' }, image, pass);
+    const bytes = this.#sendImage({ type: 'precopy' }, passImage(session, token), pass);
     this.#unanswered++;
     await this.#answers(PASS_WINDOW);
     return bytes;

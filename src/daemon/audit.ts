@@ -1,3 +1,5 @@
+import { LiveUpdateError } from '../core/errors.js';
+
 /** One JSON line for each event of a session: who did what, and what became of it. */
 export interface AuditEvent {
   /**
@@ -19,6 +21,19 @@ export interface AuditEvent {
 export type Audit = (event: AuditEvent) => void;
 
 export const noAudit: Audit = () => undefined;
+
+/** Does `work`, and writes what became of it. @throws what it throws. */
+export function audited<T>(audit: Audit, event: Omit<AuditEvent, 'result'>, work: () => T): T {
+  let result = 'ok';
+  try {
+    return work();
+  } catch (error) {
+    result = LiveUpdateError.from(error).code;
+    throw error;
+  } finally {
+    audit({ ...event, result });
+  }
+}
 
 /** Lines that wait for a disk that is full. */
 const WAITING_BYTES = 1 << 20;

@@ -6,7 +6,7 @@ import { type ErrorContext, LiveUpdateError } from '../core/errors.js';
 import { isSessionName } from '../core/names.js';
 import { FileClaims } from '../handlers/file-claims.js';
 import { closeFd } from '../linux/fd.js';
-import type { Audit } from './audit.js';
+import { type Audit, audited } from './audit.js';
 import {
   type CustodyKind,
   fileRecord,
@@ -242,16 +242,8 @@ export class HostSessions {
     return groups.size;
   }
 
-  #audited<T>(event: string, peer: Peer, session: string, work: () => T): T {
-    let result = 'ok';
-    try {
-      return work();
-    } catch (error) {
-      result = LiveUpdateError.from(error).code;
-      throw error;
-    } finally {
-      this.#shared.audit({ event, uid: peer.uid, pid: peer.pid, session: String(session), result });
-    }
+  #audited<T>(event: string, { uid, pid }: Peer, session: string, work: () => T): T {
+    return audited(this.#shared.audit, { event, uid, pid, session: String(session) }, work);
   }
 
   #orphaned(user: User, session: HostSession): void {

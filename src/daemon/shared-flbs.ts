@@ -15,7 +15,7 @@ import { LiveUpdateError } from '../core/errors.js';
 import { FLB_LIMIT } from '../core/names.js';
 import { closeFd, dupFd } from '../linux/fd.js';
 import { isMemfd, memfdSize } from '../linux/memfd.js';
-import type { Audit } from './audit.js';
+import { type Audit, audited } from './audit.js';
 import type { Peer } from './host-session.js';
 import type { KeptItem, Store } from './keeper-link.js';
 import { z } from './lazy-zod.js';
@@ -203,15 +203,7 @@ export class SharedFlbs {
   }
 
   #audited<T>(event: string, { uid, pid }: Peer, flb: string, work: () => T): T {
-    let result = 'ok';
-    try {
-      return work();
-    } catch (error) {
-      result = LiveUpdateError.from(error).code;
-      throw error;
-    } finally {
-      this.#options.audit({ event, uid, pid, flb, result });
-    }
+    return audited(this.#options.audit, { event, uid, pid, flb }, work);
   }
 
   /**
