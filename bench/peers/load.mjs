@@ -1,5 +1,5 @@
 /**
- * The load, a process of its own: busy HTTP clients at a fixed rate, HTTP connections that are idle but alive, TCP clients of
+ * The load but for subscribers of event streams (subscribers.mjs), a process of its own: busy HTTP clients at a fixed rate, HTTP connections that are idle but alive, TCP clients of
  * numbered bytes. Its parent says 'begin' and 'finish'; it answers {connected}, and then everything that it saw.
  *
  * Requests are due at times that do not depend on the replies. A reply's time is counted from when its request was due, so that

@@ -5,6 +5,7 @@
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { endOnSignals } from '../processes.mjs';
+import { eventSource } from './event-source.mjs';
 import { measure } from './measure.mjs';
 import { publish } from './publish.mjs';
 import { markdown } from './report.mjs';
@@ -20,6 +21,7 @@ const HELP = `npm run bench:peers -- [options]
   --rate N          their requests a second, all together (default 2000)
   --idle N          HTTP connections that are silent (default 200)
   --tcp N           TCP clients of numbered bytes, ten chunks a second each (default 50)
+  --streams N       subscribers of event streams, twenty events a second each (default 50)
   --seconds N       before the update, and from its begin on (default 6)
   --warm-up N       seconds before that (default 3)
   --cache BYTES     of the service's memory (default 67108864)
@@ -44,6 +46,7 @@ function parse() {
         rate: { type: 'string', default: '2000' },
         idle: { type: 'string', default: '200' },
         tcp: { type: 'string', default: '50' },
+        streams: { type: 'string', default: '50' },
         seconds: { type: 'string', default: '6' },
         'warm-up': { type: 'string', default: '3' },
         cache: { type: 'string', default: '67108864' },
@@ -75,20 +78,22 @@ function chosen() {
 
 const say = (text) => process.stderr.write(`${text}\n`);
 
-/** Why a system cannot be measured, by its name; empty for one that can. */
-async function prepare(systems) {
+/** Why a system, or a kind of client, cannot be measured; empty for one that can. */
+async function prepare(all) {
   const reasons = new Map();
-  for (const system of systems) {
+  for (const one of all) {
     try {
-      await system.prepare();
+      await one.prepare();
     } catch (error) {
       if (!(error instanceof Unavailable)) throw error;
-      reasons.set(system, error.message);
-      say(`${system.title}: not available: ${error.message}`);
+      reasons.set(one, error.message);
+      say(`${one.title}: not available: ${error.message}`);
     }
   }
   return reasons;
 }
+
+const clientsOf = ({ connections, idle, tcp, streams }) => connections + idle + tcp + streams;
 
 async function main() {
   const options = {
@@ -97,13 +102,17 @@ async function main() {
     rate: whole('rate', 1),
     idle: whole('idle', 0),
     tcp: whole('tcp', 0),
+    streams: whole('streams', 0),
     windowMs: 1000 * whole('seconds', 1),
     warmupMs: 1000 * whole('warm-up', 0),
     cacheBytes: whole('cache', 8),
   };
-  if (options.connections + options.idle + options.tcp === 0) fail('no clients: nothing to measure');
+  if (clientsOf(options) === 0) fail('no clients: nothing to measure');
   const systems = chosen();
-  const reasons = await prepare(systems);
+  const reasons = await prepare(options.streams > 0 ? [...systems, eventSource] : systems);
+  // Without its client the rest can be measured.
+  if (reasons.has(eventSource)) options.streams = 0;
+  if (clientsOf(options) === 0) return 1;
   const runs = new Map(systems.map((system) => [system, []]));
   for (let run = 0; run < options.runs; run++) {
     // Each begins once in every place, so that what a run leaves warm favours nobody.
@@ -115,7 +124,7 @@ async function main() {
         const seen = await measure(system, options);
         runs.get(system).push(seen);
         say(
-          `  ${seen.failed} of ${seen.requests} requests failed; alive: idle ${seen.idle.alive}/${seen.idle.count}, TCP ${seen.tcp.alive}/${seen.tcp.count}`,
+          `  ${seen.failed} of ${seen.requests} requests failed; alive: idle ${seen.idle.alive}/${seen.idle.count}, TCP ${seen.tcp.alive}/${seen.tcp.count}, streams ${seen.streams.alive}/${seen.streams.count}`,
         );
       } catch (error) {
         // One that cannot be measured must not cost the others their table.
@@ -134,8 +143,10 @@ async function main() {
 }
 
 /** Whether an update of ours broke its promise. */
-function hasLost({ failed, busyClosed, idle, tcp }) {
-  return failed + busyClosed + tcp.closed + tcp.lost + tcp.wrong > 0 || idle.alive < idle.count;
+function hasLost({ failed, busyClosed, idle, tcp, streams }) {
+  const lost = failed + busyClosed + tcp.closed + tcp.lost + tcp.wrong;
+  const told = streams.count > 0 ? streams.ended + streams.missed + streams.repeated : 0;
+  return lost + told > 0 || idle.alive < idle.count;
 }
 
 endOnSignals();

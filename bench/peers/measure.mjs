@@ -5,19 +5,14 @@
  *
  * "Before" and "during" are windows of the same length in every system; an update that takes longer makes its "during" longer.
  */
-import { fork } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { environment, freePort, own } from '../processes.mjs';
+import { freePort } from '../processes.mjs';
+import { ClientProcess } from './client-process.mjs';
 import { deploy } from './system-process.mjs';
 import { TrackedProcesses } from './tracked-processes.mjs';
-
-const LOAD = fileURLToPath(new URL('load.mjs', import.meta.url));
-const LOAD_MS = 30_000;
 
 const now = () => Number(process.hrtime.bigint()) / 1e6;
 
@@ -39,14 +34,16 @@ export async function measure(system, options) {
   };
   open.add(undo);
   let load;
+  let subscribers;
   let running;
   try {
     const connections = system.loads.http ? options.connections : 0;
     const idle = system.loads.http ? options.idle : 0;
     const tcp = system.loads.tcp ? options.tcp : 0;
+    const streams = system.loads.http ? options.streams : 0;
     const setting = {
       folder,
-      httpPort: connections + idle > 0 ? await freePort() : 0,
+      httpPort: connections + idle + streams > 0 ? await freePort() : 0,
       tcpPort: tcp > 0 ? await freePort() : 0,
       cacheBytes: options.cacheBytes,
       processes,
@@ -55,21 +52,13 @@ export async function measure(system, options) {
     deploy(folder, '1');
     running = await system.start(setting);
     const { httpPort, tcpPort } = setting;
-    load = own(
-      fork(LOAD, [JSON.stringify({ httpPort, tcpPort, connections, idle, tcp, rate: options.rate })], {
-        env: environment,
-        serialization: 'advanced',
-      }),
-    );
-    const word = async () => {
-      const [message] = await Promise.race([
-        once(load, 'message', { signal: AbortSignal.timeout(LOAD_MS) }),
-        once(load, 'exit').then(() => Promise.reject(new Error('the load has ended by itself'))),
-      ]);
-      return message;
-    };
-    await word();
-    load.send('begin');
+    load = new ClientProcess('load.mjs', { httpPort, tcpPort, connections, idle, tcp, rate: options.rate });
+    await load.connected();
+    if (streams > 0) {
+      subscribers = new ClientProcess('subscribers.mjs', { httpPort, streams });
+      await subscribers.connected();
+    }
+    load.begin();
     await sleep(options.warmupMs);
     const cpuAtStart = processes.cpuSeconds();
     processes.resetPeaks();
@@ -83,9 +72,9 @@ export async function measure(system, options) {
     const cpuAtEnd = processes.cpuSeconds();
     const windowEnd = now();
     const isOldGone = running.isOldGone?.();
-    load.send('finish');
-    const { seen } = await word();
+    const [seen, heard] = await Promise.all([load.finish(), subscribers?.finish()]);
     return {
+      streams: analyseStreams(heard, { updateAt, windowMs: options.windowMs }),
       ...analyse(seen, { updateAt, windowEnd, windowMs: options.windowMs, connections, system }),
       commandMs: told.ms,
       blackoutMs: told.value?.blackoutMs,
@@ -99,6 +88,7 @@ export async function measure(system, options) {
     };
   } finally {
     load?.kill();
+    subscribers?.kill();
     try {
       await running?.stop();
     } finally {
@@ -157,6 +147,40 @@ function analyse(seen, { updateAt, windowEnd, windowMs, connections, system }) {
     }),
     timeline: timeline(seen, updateAt, windowMs),
   };
+}
+
+/** What the subscribers of event streams saw. */
+function analyseStreams(heard, { updateAt, windowMs }) {
+  if (heard === undefined) return { count: 0, alive: 0, by: {} };
+  const { subscribers, finishedAt } = heard;
+  const living = subscribers.filter(({ isFirst }) => isFirst);
+  const by = {};
+  for (const { version } of living) by[version] = (by[version] ?? 0) + 1;
+  const sum = (name) => subscribers.reduce((total, subscriber) => total + subscriber[name], 0);
+  const gap = (from, to) => Math.max(...subscribers.map(({ at }) => silence(at, from, to)));
+  return {
+    count: subscribers.length,
+    alive: living.length,
+    by,
+    ended: sum('ended'),
+    refused: sum('refused'),
+    missed: sum('missed'),
+    repeated: sum('repeated'),
+    gapMs: gap(updateAt, finishedAt),
+    gapBeforeMs: gap(updateAt - windowMs, updateAt),
+  };
+}
+
+/** The longest time without an event that ended, or lasted still, between `from` and `to`. */
+function silence(times, from, to) {
+  let longest = 0;
+  let last = from;
+  for (const at of times) {
+    if (at > to) break;
+    if (at >= from) longest = Math.max(longest, at - last);
+    last = at;
+  }
+  return Math.max(longest, to - last);
 }
 
 function highest(numbers) {

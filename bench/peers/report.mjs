@@ -1,4 +1,5 @@
 /** The result as Markdown: what clients saw, what was kept and what it cost, and ratios to ours. */
+import { EVENT_MS } from './programs/event-streams.mjs';
 
 const MIB = 2 ** 20;
 const NOTHING = '–';
@@ -57,6 +58,7 @@ function seenRow(system) {
   const { runs, summary } = system;
   const hasHttp = runs[0].requests > 0;
   const hasTcp = runs[0].tcp.count > 0;
+  const hasStreams = runs[0].streams.count > 0;
   const bytes = runs.map(({ tcp }) => `${tcp.lost}+${tcp.wrong}`);
   return [
     named(system),
@@ -65,9 +67,13 @@ function seenRow(system) {
     each(runs.map(({ idle, isOldGone }) => served(idle, isOldGone, system))),
     hasTcp ? each(runs.map(({ tcp, isOldGone }) => served(tcp, isOldGone, system))) : NOTHING,
     hasTcp ? each(bytes) : NOTHING,
+    each(runs.map(({ streams, isOldGone }) => served(streams, isOldGone, system))),
+    hasStreams ? each(runs.map(({ streams }) => streams.ended)) : NOTHING,
+    hasStreams ? each(runs.map(({ streams }) => `${streams.missed}+${streams.repeated}`)) : NOTHING,
     figure(summary.gapMs),
     figure(summary.longestMs),
     figure(summary.tcpLongestMs),
+    figure(summary.streamGapMs),
     `${figure(summary.p50Before)}, ${figure(summary.p99Before)}`,
     `${figure(summary.p50During)}, ${figure(summary.p99During)}`,
   ];
@@ -97,6 +103,7 @@ const RATIOS = [
   ['longest gap', 'gapMs'],
   ['longest wait', 'longestMs'],
   ['longest wait, TCP', 'tcpLongestMs'],
+  ['longest gap of a stream', 'streamGapMs'],
   ['p99 during', 'p99During'],
   ['new version serves', 'newVersionMs'],
   ['CPU during', 'cpuSeconds'],
@@ -117,20 +124,29 @@ export function machineLine({ cpu, cores, memoryGib, kernel, node }) {
   return `${cpu}, ${cores} cores, ${memoryGib} GiB, Linux ${kernel}, Node ${node}`;
 }
 
-function load({ connections, rate, idle, tcp, runs, windowMs, cacheBytes }) {
+const subscribers = ({ version, reconnectMs }) => `
+Subscribers are the library's (${version}) with its own delay: it connects again ${reconnectMs / 1000} s after its stream has ended, and that is most of the longest gap where streams end.
+What a client would see that connects again at once is in the column "longest gap without a reply". An event is missed when it was told while its subscriber had no stream.
+`;
+
+function load({ connections, rate, idle, tcp, streams, runs, windowMs, cacheBytes }) {
   return [
     `${runs} runs; ${connections} busy HTTP keep-alive clients, together ${rate} requests a second, replies of 1 KiB`,
     `${idle} idle connections`,
     `${tcp} TCP clients of numbered bytes`,
+    ...(streams > 0
+      ? [`${streams} subscribers of event streams, ${1000 / EVENT_MS} events a second each`]
+      : []),
     `${Math.round(cacheBytes / MIB)} MiB of memory in the service`,
     `${windowMs / 1000} s before and ${windowMs / 1000} s from the begin of the update`,
   ].join('; ');
 }
 
-export function markdown({ machine, options, systems }) {
+export function markdown({ machine, options, subscriber, systems }) {
   const measured = systems.filter(({ available }) => available);
   const ours = measured.find(({ name }) => name === 'ours');
-  const versions = systems.map(({ version }) => version).filter(Boolean);
+  const programs = options.streams > 0 ? [...systems, subscriber] : systems;
+  const versions = programs.map(({ version }) => version).filter(Boolean);
   const parts = [
     `${[machineLine(machine), ...new Set(versions)].join('; ')}\n\n${load(options)}. Times in ms; several runs: median (highest), or all.\n`,
     `What clients saw\n\n${table(
@@ -141,14 +157,18 @@ export function markdown({ machine, options, systems }) {
         'idle connections alive',
         'TCP connections alive',
         'TCP bytes lost+wrong',
+        'event streams alive',
+        'streams ended',
+        'events missed+repeated',
         'longest gap without a reply',
         'longest wait',
         'longest wait, TCP',
+        'longest gap of a stream',
         'p50, p99 before',
         'p50, p99 during',
       ],
       measured.map(seenRow),
-    )}`,
+    )}${options.streams > 0 ? subscribers(subscriber) : ''}`,
     `What was kept, and what it cost\n\n${table(
       [
         'system',
@@ -173,7 +193,7 @@ export function markdown({ machine, options, systems }) {
         measured.filter((system) => system !== ours).map((system) => ratioRow(system, ours)),
       )}`,
     );
-  const absent = systems.filter(({ reason }) => reason !== undefined);
+  const absent = [...systems, subscriber].filter(({ reason }) => reason !== undefined);
   if (absent.length > 0)
     parts.push(
       `Not measured\n\n${absent.map((system) => `- ${named(system)}: ${system.reason}\n`).join('')}`,

@@ -1,6 +1,7 @@
 /** The result of all runs as one object: of each system its runs and their summary; and the machine. */
 import { arch, cpus, release, totalmem } from 'node:os';
 import { median } from '../processes.mjs';
+import { eventSource, RECONNECT_MS } from './event-source.mjs';
 
 export function thisMachine() {
   return {
@@ -22,6 +23,7 @@ const figuresOf = (windowMs) => ({
   p50During: (run) => run.during?.p50,
   p99During: (run) => run.during?.p99,
   tcpLongestMs: (run) => (run.tcp.count > 0 ? run.tcp.longest : undefined),
+  streamGapMs: (run) => run.streams.gapMs,
   newVersionMs: (run) => run.newVersionMs,
   oldVersionMs: (run) => run.oldVersionMs,
   commandMs: (run) => run.commandMs,
@@ -46,6 +48,13 @@ export function resultOf({ machine, options, systems, runs, reasons }) {
   return {
     machine,
     options,
+    subscriber: {
+      title: eventSource.title,
+      how: eventSource.how,
+      version: eventSource.version,
+      reconnectMs: RECONNECT_MS,
+      reason: reasons.get(eventSource),
+    },
     systems: systems.map((system) => {
       const all = runs.get(system);
       // The picture shows the run in the middle.

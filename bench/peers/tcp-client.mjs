@@ -23,7 +23,7 @@ export class TcpClient {
   lost = 0;
   closed = 0;
   refused = 0;
-  /** Milliseconds from a send to the last byte of its answer. */
+  /** Milliseconds from a send to the last byte of its answer; of a send that is never answered, nothing. */
   longest = 0;
 
   constructor(port, seed) {

@@ -54,7 +54,8 @@ async function run(
 }
 
 const SMALL = ['--runs', '1', '--seconds', '2', '--warm-up', '0', '--cache', '1048576'];
-const CLIENTS = ['--connections', '10', '--rate', '100', '--idle', '10', '--tcp', '5'];
+const CLIENTS = ['--connections', '10', '--rate', '100', '--idle', '10', '--tcp', '5', '--streams', '0'];
+const SUBSCRIBERS = ['--connections', '2', '--rate', '20', '--idle', '0', '--tcp', '0', '--streams', '5'];
 
 describe('bench:peers', () => {
   it('loses nothing of ours, tells what a restart loses, and writes it all down', {
@@ -76,7 +77,7 @@ describe('bench:peers', () => {
     const result = JSON.parse(out);
     expect(result).toMatchObject({
       machine: { cores: expect.any(Number), kernel: expect.any(String), node: process.versions.node },
-      options: { runs: 1, connections: 10, rate: 100, idle: 10, tcp: 5 },
+      options: { runs: 1, connections: 10, rate: 100, idle: 10, tcp: 5, streams: 0 },
       systems: [
         { name: 'ours', available: true },
         { name: 'restart', available: true },
@@ -122,6 +123,37 @@ describe('bench:peers', () => {
     expect(processesWith(temporary)).toEqual([]);
   });
 
+  it('ends no event stream of ours and misses no event; a restart does both', {
+    timeout: 120_000,
+  }, async (context) => {
+    const { out, said, code } = await run(
+      'peers/main.mjs',
+      ...SMALL,
+      ...SUBSCRIBERS,
+      ...['--only', 'ours,exec,restart', '--json'],
+    );
+    expect(code, said).toBe(0);
+    const { subscriber, systems } = JSON.parse(out);
+    if (subscriber.reason !== undefined) context.skip(subscriber.reason);
+    const [ours, inPlace, restart] = systems;
+    for (const { runs } of [ours, inPlace])
+      expect(runs[0].streams).toMatchObject({
+        count: 5,
+        alive: 5,
+        by: { 2: 5 },
+        ended: 0,
+        refused: 0,
+        missed: 0,
+        repeated: 0,
+      });
+    expect(ours.runs[0].streams.gapMs).toBeLessThan(subscriber.reconnectMs);
+    expect(restart.runs[0].streams).toMatchObject({ count: 5, alive: 0, by: {}, ended: 5, repeated: 0 });
+    expect(restart.runs[0].streams.missed).toBeGreaterThanOrEqual((5 * subscriber.reconnectMs) / 50 - 5);
+    expect(restart.summary.streamGapMs.median).toBeGreaterThanOrEqual(subscriber.reconnectMs);
+    expect(readdirSync(temporary)).toEqual([]);
+    expect(processesWith(temporary)).toEqual([]);
+  });
+
   it('leaves nothing behind when it is interrupted', { timeout: 120_000 }, async () => {
     const started = start('peers/main.mjs', ...SMALL, ...CLIENTS, '--only', 'ours');
     await once(started.stderr!, 'data');
@@ -135,7 +167,7 @@ describe('bench:peers', () => {
   it.each([
     [['--only', 'ours,nothing'], "there is no system 'nothing'"],
     [['--runs', '0'], "--runs takes a whole number from 1, not '0'"],
-    [['--tcp', '0', '--idle', '0', '--connections', '0'], 'no clients'],
+    [['--tcp', '0', '--idle', '0', '--connections', '0', '--streams', '0'], 'no clients'],
   ])('refuses %j', async (args, message) => {
     const { said, code } = await run('peers/main.mjs', ...args);
     expect(code).toBe(2);

@@ -4,10 +4,13 @@
  * HTTP: `GET /N` is answered with 1 KiB: the number N, who answers, and letters that depend on N, so that a client knows every byte it is to
  * get but for the pid. Headers say the version, a counter of all requests, and the cache's stamp: both live in memory.
  *
+ * `GET /events` is answered with an event stream, see event-streams.mjs.
+ *
  * TCP: bytes 1 to 255 come back changed by their position in the connection, which the server has to remember. Byte 0 asks for the version.
  */
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
+import { EVENTS_PATH } from './event-streams.mjs';
 
 export const BODY_BYTES = 1024;
 const LETTERS = Buffer.alloc(BODY_BYTES + 26, 'abcdefghijklmnopqrstuvwxyz');
@@ -42,10 +45,20 @@ function stampOf(cache) {
   return Buffer.from(cache.buffer, cache.byteOffset, 8).toString('hex');
 }
 
-/** `counter.count` counts the requests. */
-export function createHttpServer({ version, counter, cache }) {
+/** `counter.count` counts the requests; `openStream(request, response)` takes each event stream, its head not yet sent. */
+export function createHttpServer({ version, counter, cache, openStream }) {
   const cacheStamp = stampOf(cache);
   const server = http.createServer((request, response) => {
+    if (request.url === EVENTS_PATH) {
+      response.writeHead(200, {
+        'Content-Type': 'text/event-stream',
+        'Cache-Control': 'no-store',
+        // nginx would have an event wait for others.
+        'X-Accel-Buffering': 'no',
+      });
+      openStream(request, response);
+      return;
+    }
     const number = Number(request.url.slice(1));
     const start = `request ${number} version ${version} pid ${process.pid}\n`;
     const body = Buffer.from(lettersOf(number));

@@ -1,7 +1,8 @@
 /**
  * The service in plain Node, for those that restart it: alone, as a worker of cluster or pm2, or behind a proxy. It leaves as
  * gracefully as Node can: no new connections, replies under way are finished, connections are closed in between, and
- * TCP connections, which have no in between, are ended.
+ * TCP connections, which have no in between, are ended. So are event streams, which have no end of their own: they would hold
+ * the process up to its deadline.
  */
 import net from 'node:net';
 import {
@@ -13,6 +14,7 @@ import {
   stamp,
   talk,
 } from './application.mjs';
+import { EventStreams } from './event-streams.mjs';
 
 /** How long replies that are under way may take. */
 const GRACE_MS = 3000;
@@ -21,7 +23,12 @@ const { httpPort, tcpPort, cacheBytes } = settings();
 const version = deployedVersion();
 const cache = new Uint8Array(cacheBytes);
 stamp(cache);
-const http = createHttpServer({ version, counter: { count: 0 }, cache });
+const events = new EventStreams(version);
+const openStream = (_, response) => {
+  response.flushHeaders();
+  events.add(response, {});
+};
+const http = createHttpServer({ version, counter: { count: 0 }, cache, openStream });
 const sockets = new Set();
 const tcp = net.createServer((socket) => {
   sockets.add(socket);
@@ -38,6 +45,8 @@ function leave() {
   const closed = (server, port) => (port > 0 ? new Promise((resolve) => server.close(resolve)) : undefined);
   void Promise.all([closed(http, httpPort), closed(tcp, tcpPort)]).then(() => process.exit());
   http.closeIdleConnections();
+  // Its client would keep the connection for another request.
+  events.end(() => http.closeIdleConnections());
   for (const socket of sockets) socket.end();
   setTimeout(() => process.exit(), GRACE_MS);
 }

@@ -10,7 +10,10 @@ import { listens, SystemProcess, until } from '../system-process.mjs';
 
 let haproxyFiles;
 
-/** The version in a header of its own, as the program that is replaced is HAProxy; so is the counter: a stick table's. */
+/**
+ * The version in a header of its own, as the program that is replaced is HAProxy; so is the counter: a stick table's. Without http-no-delay an
+ * event waits for others.
+ */
 function configuration({ folder, httpPort, tcpPort }, backend, peerPort, version) {
   const http = `
 frontend http
@@ -36,6 +39,7 @@ global
   stats socket ${folder}/admin.sock mode 600 level admin expose-fd listeners
   maxconn 8192
 defaults
+  option http-no-delay
   timeout connect 5s
   timeout client 600s
   timeout server 600s

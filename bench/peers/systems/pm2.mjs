@@ -1,14 +1,11 @@
 /** pm2's cluster mode, and `pm2 reload`, with a home of its own. */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { cacheFolder } from '../../../scripts/kernel/cache.mjs';
-import { logged } from '../../../scripts/kernel/command.mjs';
-import { environment } from '../../processes.mjs';
-import { command, program, serviceEnvironment, Unavailable } from '../system-process.mjs';
+import { fetchPackage, packageFolder } from '../npm.mjs';
+import { command, program, serviceEnvironment } from '../system-process.mjs';
 
 const VERSION = '7.0.4';
-const installed = () => join(cacheFolder('peers', `pm2-${VERSION}`), 'node_modules', 'pm2');
 
 export const pm2 = {
   name: 'pm2',
@@ -17,26 +14,13 @@ export const pm2 = {
   loads: { http: true, tcp: true },
   version: `pm2 ${VERSION}`,
 
-  async prepare() {
-    if (existsSync(join(installed(), 'package.json'))) return;
-    const folder = cacheFolder('peers', `pm2-${VERSION}`);
-    const options = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
-    try {
-      await logged('npm', ['install', '--prefix', folder, ...options, `pm2@${VERSION}`], {
-        log: join(folder, 'install.log'),
-        cwd: folder,
-        env: environment,
-      });
-    } catch (error) {
-      throw new Unavailable(`npm cannot install pm2: ${error.message}`, { cause: error });
-    }
-  },
+  prepare: () => fetchPackage('pm2', VERSION),
 
   async start(setting) {
     const home = join(setting.folder, 'pm2');
     const env = { ...serviceEnvironment(setting), PM2_HOME: home };
     const run = (...args) =>
-      command(setting, process.execPath, [join(installed(), 'bin', 'pm2'), ...args], env);
+      command(setting, process.execPath, [join(packageFolder('pm2', VERSION), 'bin', 'pm2'), ...args], env);
     const workers = String(availableParallelism());
     await run(
       'start',
