@@ -43,16 +43,13 @@ async function measure(name, startService, { connections, updates }) {
   try {
     clients = await connectClients(port, connections);
     await clients.ask();
-    // The same time without an update: what the load and the machine do by themselves.
-    const quiet = [];
-    for (let i = 0; service.idle !== undefined && i < updates; i++) {
-      await service.idle();
-      await service.idle();
-      quiet.push((await clients.ask()).longest);
-    }
-    const seen = { results: [], longest: [], quiet, closed: 0, wrong: 0 };
+    const seen = { results: [], longest: [], quiet: [], closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
+      const began = performance.now();
       const result = await service.update();
+      // What of it is still under way belongs to it.
+      await service.idle?.();
+      const took = performance.now() - began;
       if (result.connections < connections)
         throw new Error(`${name}: ${result.connections} of ${connections} connections crossed`);
       const { longest, closed, wrong } = await clients.ask();
@@ -60,6 +57,10 @@ async function measure(name, startService, { connections, updates }) {
       seen.longest.push(longest);
       seen.closed = closed;
       seen.wrong = wrong;
+      // The same time without an update: what the load and the machine do by themselves.
+      const quietFrom = performance.now();
+      while (service.idle !== undefined && performance.now() - quietFrom < took) await service.idle();
+      if (service.idle !== undefined) seen.quiet.push((await clients.ask()).longest);
       process.stderr.write(
         `${name}, ${connections} connections: blackout ${result.blackoutMs.toFixed(1)} ms, longest ${longest.toFixed(1)} ms\n`,
       );

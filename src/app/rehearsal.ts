@@ -23,7 +23,6 @@ import { commit, createCommitWord } from '../handover/commit-word.js';
 import { writeImageFile } from '../handover/image-file.js';
 import { readHandover } from '../handover/received.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
-import { serializeValue } from '../handover/values.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { openUnreachableListener } from '../linux/listen-socket.js';
@@ -32,6 +31,8 @@ import { socketPair } from '../linux/socketpair.js';
 /** V8 has compiled what it will after this many. */
 const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
+/** Connections between two turns of a program that serves: less than a millisecond's work. */
+const FREEZE_PART = 1000;
 /** Enough for what runs once in a cut to be compiled at all. */
 const ROUNDS = 5;
 
@@ -43,11 +44,11 @@ export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<vo
   await rehearseCut();
   for (const set of sets) {
     let done = 0;
-    for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH && set.size > 0; round++) {
-      serializeValue(set.collect('rehearsal'));
-      done += set.size;
-      // The program goes on in between.
-      await nextTurn();
+    for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
+      for (const count of set.rehearse(FREEZE_PART)) {
+        done += count;
+        await nextTurn();
+      }
     }
   }
   collectGarbage('young');

@@ -224,17 +224,20 @@ export class ConnectionSet {
    *   side has nothing yet.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
-  collect(how: 'freeze' | 'rehearsal' | 'whole' = 'freeze'): Required<Omit<SavedSet, 'fresh' | 'ahead'>> {
+  collect(
+    how: 'freeze' | 'rehearsal' | 'whole' = 'freeze',
+    members: ReadonlyMap<number, Connection> = this.#members,
+  ): Required<Omit<SavedSet, 'fresh' | 'ahead'>> {
     const isMovable = this.protocol?.movable?.();
     const save = this.protocol?.save;
     this.#staying.clear();
     const upgraded: Upgraded[] = [];
-    const live = new Uint32Array(this.#members.size);
+    const live = new Uint32Array(members.size);
     const changed: number[] = [];
     const states: unknown[] = [];
     const pending: [number, Uint8Array][] = [];
     let count = 0;
-    for (const [id, connection] of this.#members) {
+    for (const [id, connection] of members) {
       if (!connection.isOpen) continue;
       const other = connection.upgraded;
       if (other === undefined ? isMovable?.(connection) === false : !other.isMovable()) {
@@ -262,6 +265,27 @@ export class ConnectionSet {
       if (bytes !== undefined) pending.push([id, bytes]);
     }
     return { live: live.subarray(0, count), changed: Uint32Array.from(changed), states, pending, upgraded };
+  }
+
+  /**
+   * Collects what a freeze would, part by part, and throws it away; the program may have its turn in between.
+   * @returns how many connections each part has.
+   * @throws {LiveUpdateError} EINVAL when a state cannot be cloned.
+   */
+  *rehearse(perPart: number): Generator<number> {
+    // A Map, as at the freeze: V8 compiles the loop for what it loops over.
+    let part = new Map<number, Connection>();
+    const collect = () => serializeValue(this.collect('rehearsal', part));
+    for (const [id, connection] of this.#members) {
+      part.set(id, connection);
+      if (part.size < perPart) continue;
+      collect();
+      yield part.size;
+      part = new Map();
+    }
+    if (part.size === 0) return;
+    collect();
+    yield part.size;
   }
 
   /**
