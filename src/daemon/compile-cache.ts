@@ -16,6 +16,8 @@ const ENV_NO_COMPILE_CACHE = 'NODE_DISABLE_COMPILE_CACHE';
 
 /** A run folder is in memory, and Node never removes what belongs to versions that are gone. */
 const MOST_BYTES = 64 * 2 ** 20;
+/** Of an empty one, too: when a disk is full, Node leaves those behind at every start. */
+const LEAST_BYTES_OF_FILE = 4096;
 const OTHERS_MAY_WRITE = 0o022;
 const OTHERS_MAY = 0o077;
 
@@ -74,7 +76,7 @@ function isOurs(folder: string, denied: number): boolean {
 export async function emptyWhenFull(folder: string, mostBytes: number): Promise<void> {
   let bytes = 0;
   for (const name of await readdir(folder, { recursive: true })) {
-    bytes += (await stat(join(folder, name))).size;
+    bytes += Math.max(LEAST_BYTES_OF_FILE, (await stat(join(folder, name))).size);
   }
   if (bytes <= mostBytes) return;
   for (const name of await readdir(folder)) await rm(join(folder, name), { recursive: true, force: true });

@@ -67,8 +67,12 @@ it('is emptied when it has grown too large', async () => {
   const version = join(folder(), 'v1');
   mkdirSync(version, { recursive: true });
   writeFileSync(join(version, 'a'), Buffer.alloc(60_000));
-  await emptyWhenFull(folder(), 1_000_000);
+  await emptyWhenFull(folder(), 100_000);
   expect(existsSync(join(version, 'a'))).toBe(true);
+  await emptyWhenFull(folder(), 50_000);
+  expect(existsSync(version)).toBe(false);
+  mkdirSync(version);
+  for (let i = 0; i < 20; i++) writeFileSync(join(version, `empty.${i}`), '');
   await emptyWhenFull(folder(), 50_000);
   expect(existsSync(version)).toBe(false);
   expect(existsSync(folder())).toBe(true);
