@@ -1,6 +1,6 @@
 /** Installs what is missing and builds what is stale, so that a fresh clone needs one command. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -48,18 +48,24 @@ export function installMissing() {
   run('npm', ['install', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']);
 }
 
-/** Compiles src/ to dist/, if a source is newer than the last build. */
+/** Builds dist/ and build/, if a source is newer than the last build. */
 export function buildStale() {
   const stamp = mtime(join(ROOT, 'dist', 'index.js'));
-  const sources = Math.max(newest(join(ROOT, 'src')), mtime(join(ROOT, 'tsconfig.json')));
+  const sources = Math.max(
+    newest(join(ROOT, 'src')),
+    ...['tsconfig.json', 'rolldown.config.mjs'].map((name) => mtime(join(ROOT, name))),
+  );
   if (stamp > sources) return;
   process.stderr.write('Building...\n');
   build();
 }
 
+/** dist/ is what is published: bundles, and the types of every module. build/ has the modules one by one, for tests of what is private. */
 export function build() {
-  run(process.execPath, ['-e', "require('node:fs').rmSync('dist', { recursive: true, force: true })"]);
+  for (const folder of ['dist', 'build']) rmSync(join(ROOT, folder), { recursive: true, force: true });
   run(tool('tsc'), ['-p', 'tsconfig.json']);
+  // What it says on stdout is how large every file is.
+  run(tool('rolldown'), ['--config', 'rolldown.config.mjs'], { stdio: ['ignore', 'ignore', 'inherit'] });
   // Programs of the package are started by path, too.
   run('chmod', ['+x', 'dist/cli/luod.js', 'dist/cli/luoctl.js']);
 }

@@ -1,5 +1,5 @@
 /** The orchestrator by itself: one image's files and sessions to the next, with handlers whose callbacks do next to nothing. */
-import { LiveUpdate } from '../../dist/core/index.js';
+import { LiveUpdate } from '../../build/core/index.js';
 import { series, threadTime } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 30_000, 100_000];

@@ -1,12 +1,12 @@
 /** What carries an image: its layout as bytes, descriptors by SCM_RIGHTS, and passes of records through a wire. */
 import { closeSync } from 'node:fs';
-import { IMAGE_COMPATIBLE } from '../../dist/core/index.js';
-import { decodeHandover, encodeHandover } from '../../dist/handover/codec.js';
-import { writeImageFile } from '../../dist/handover/image-file.js';
-import { readHandover } from '../../dist/handover/received.js';
-import { IncomingRecords, OutgoingRecords } from '../../dist/handover/records.js';
-import { Wire } from '../../dist/handover/wire.js';
-import { createMemfd, recvFds, sendFds, socketPair } from '../../dist/linux/index.js';
+import { IMAGE_COMPATIBLE } from '../../build/core/index.js';
+import { decodeHandover, encodeHandover } from '../../build/handover/codec.js';
+import { writeImageFile } from '../../build/handover/image-file.js';
+import { readHandover } from '../../build/handover/received.js';
+import { IncomingRecords, OutgoingRecords } from '../../build/handover/records.js';
+import { Wire } from '../../build/handover/wire.js';
+import { createMemfd, recvFds, sendFds, socketPair } from '../../build/linux/index.js';
 import { series, threadTime } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 100_000];

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { LuodClient } from '../../dist/index.js';
-import { createMemfd } from '../../dist/linux/index.js';
+import { LuodClient } from '../../build/index.js';
+import { createMemfd } from '../../build/linux/index.js';
 import { median } from './measure.mjs';
 
 const LUOD = fileURLToPath(new URL('../../dist/cli/luod.js', import.meta.url));

@@ -5,7 +5,10 @@
  * waits. Told here and not by Node's arguments, it is the same however luod is started, and no program that luod starts inherits it.
  */
 import { setFlagsFromString } from 'node:v8';
+import { cacheOwnCode } from '../daemon/compile-cache.js';
 
 setFlagsFromString('--semi-space-growth-factor=1');
 setFlagsFromString('--optimize-for-size');
+// Behind the flags, by which V8 knows its code again.
+cacheOwnCode();
 await import('./luod-command.js');

@@ -22,6 +22,7 @@ import type { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { endOfProcess, openPidfd } from '../linux/pidfd.js';
 import { watchFd } from '../linux/poll.js';
+import { cacheOfPrograms } from './compile-cache.js';
 import { Custody } from './custody.js';
 import type { ImageRecord, RestoredImage } from './service-record.js';
 
@@ -99,6 +100,7 @@ export class ImageProcess {
       cwd: options.cwd,
       env: {
         ...process.env,
+        ...cacheOfPrograms(options.socket, process.env),
         [ENV_SOCKET]: options.socket,
         [ENV_IMAGE]: image.secret,
         // Undefined is not in it: this luod may itself be the child of a worker.

@@ -11,7 +11,8 @@ import { endOfProcess, openPidfd, parentOf } from '../linux/pidfd.js';
 import { watchFd } from '../linux/poll.js';
 import { peerCredentials } from '../linux/socket-facts.js';
 
-const PROCESS = fileURLToPath(new URL('./keeper-process.js', import.meta.url));
+// From any folder below src/ or dist/, whichever this module was bundled into.
+const PROCESS = fileURLToPath(new URL('../daemon/keeper-process.js', import.meta.url));
 /** How long luod waits for the keeper to take what it is told. It does nothing else. */
 const FLUSH_MS = 5000;
 

@@ -5,7 +5,7 @@
 // sequence again. A negative number is a descriptor that is not open.
 
 import { closeSync } from 'node:fs';
-import { errnoName } from '../../dist/core/index.js';
+import { errnoName } from '../../build/core/index.js';
 import {
   answeredFd,
   answeredName,
@@ -14,7 +14,7 @@ import {
   memfdSize,
   sealMemfd,
   seek,
-} from '../../dist/linux/index.js';
+} from '../../build/linux/index.js';
 import { describe, inodeOf, isMemory, makeFile, pattern, writeAt } from './files.mjs';
 
 /** The bytes of a session's name: `prefix` keeps the sequences of one run apart. */

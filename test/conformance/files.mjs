@@ -21,8 +21,8 @@ import {
   seek,
   socketPair,
   tell,
-} from '../../dist/linux/index.js';
-import { libc } from '../../dist/linux/libc.js';
+} from '../../build/linux/index.js';
+import { libc } from '../../build/linux/libc.js';
 
 const MFD = { cloexec: 1, allowSealing: 2, hugetlb: 4, noexecSeal: 8 };
 const F_GETFL = 3;

@@ -3,7 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
-import { loadKernel, rebootIntoLoadedKernel } from '../../dist/linux/index.js';
+import { loadKernel, rebootIntoLoadedKernel } from '../../build/linux/index.js';
 import { runFirstLives, runSecondLives } from './executor.mjs';
 import { KernelSystem } from './kernel-system.mjs';
 

@@ -1,7 +1,7 @@
 // The kernel's orchestrator, as it is.
 
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { LIVEUPDATE_DEVICE, liveupdateIoctl } from '../../dist/linux/index.js';
+import { LIVEUPDATE_DEVICE, liveupdateIoctl } from '../../build/linux/index.js';
 
 /** Callbacks of the kernel's own test FLBs stand in its log (lib/tests/liveupdate.c). */
 const FLB_LINE = /(liveupdate-test-flb-\S+): (preserve|unpreserve|finish|found flb data)/;

@@ -2,12 +2,12 @@
 // dispatcher, and then the operation of the library. Descriptors are real ones, so that both sides count alike.
 
 import { closeSync, openSync } from 'node:fs';
-import { ERRNO, LiveUpdate, LiveUpdateError } from '../../dist/core/index.js';
-import { FdFile } from '../../dist/handlers/fd-file.js';
-import { memfdHandler } from '../../dist/handlers/memfd.js';
-import { decodeHandover, encodeHandover } from '../../dist/handover/codec.js';
-import { IncomingRecords, OutgoingRecords } from '../../dist/handover/records.js';
-import { dupFd, LIVEUPDATE_IOCTL, LIVEUPDATE_STRUCT } from '../../dist/linux/index.js';
+import { ERRNO, LiveUpdate, LiveUpdateError } from '../../build/core/index.js';
+import { FdFile } from '../../build/handlers/fd-file.js';
+import { memfdHandler } from '../../build/handlers/memfd.js';
+import { decodeHandover, encodeHandover } from '../../build/handover/codec.js';
+import { IncomingRecords, OutgoingRecords } from '../../build/handover/records.js';
+import { dupFd, LIVEUPDATE_IOCTL, LIVEUPDATE_STRUCT } from '../../build/linux/index.js';
 
 const byNumber = new Map(
   Object.entries(LIVEUPDATE_IOCTL).map(([operation, number]) => [number & 0xff, operation]),

@@ -3,9 +3,9 @@
 
 import { closeSync, fstatSync, readSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { FdStore } from '../../dist/daemon/fd-store.js';
-import { ServiceManager } from '../../dist/daemon/service-manager.js';
-import { createMemfd } from '../../dist/linux/memfd.js';
+import { FdStore } from '../../build/daemon/fd-store.js';
+import { ServiceManager } from '../../build/daemon/service-manager.js';
+import { createMemfd } from '../../build/linux/memfd.js';
 
 const [keeperPath] = process.argv.slice(2);
 

@@ -4,8 +4,8 @@
  */
 import { closeSync, readSync, writeSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { LuodClient } from '../../dist/app/luod-client.js';
-import { createMemfd } from '../../dist/linux/memfd.js';
+import { LuodClient } from 'liveupdate';
+import { createMemfd } from 'liveupdate/linux';
 
 const { socket, name, custody, files, point, luod } = JSON.parse(process.argv[2]);
 let steps = 0;

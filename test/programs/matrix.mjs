@@ -12,7 +12,7 @@ import http from 'node:http';
 import net from 'node:net';
 import tls from 'node:tls';
 import { Eventfd, FdFile, KeptChild, liveupdate, OpenFile, Timerfd } from 'liveupdate';
-import { createMemfd } from '../../dist/linux/memfd.js';
+import { createMemfd } from 'liveupdate/linux';
 
 const { PORT, WEB, CONTROL, UPSTREAM, FIFO, LOG } = process.env;
 const STEP = 2654435761;

@@ -6,7 +6,7 @@ import { closeSync, readdirSync, readFileSync } from 'node:fs';
 
 const [root] = process.argv.slice(2);
 const { LuodClient } = await import(`${root}/dist/index.js`);
-const { createMemfd } = await import(`${root}/dist/linux/memfd.js`);
+const { createMemfd } = await import(`${root}/dist/linux/index.js`);
 const SOCKET = '/run/luod/liveupdate.sock';
 const FILES = 100n;
 

@@ -6,7 +6,6 @@ import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { LuodClient } from '../../../dist/index.js';
-import { handleFd } from '../../../dist/linux/handle-fd.js';
 import {
   createMemfd,
   F_SEAL_GROW,
@@ -52,7 +51,7 @@ if (stage === 1) {
   await session.preserve(memory, 1n, { flbs: ['pool'] });
   const server = createServer().listen(PORT, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));
-  await session.preserve(handleFd(server), 2n);
+  await session.preserve(server._handle.fd, 2n);
   const file = openSync('/run/a file', 'w');
   await session.preserve(file, 3n);
   const short = await own.createSession('short');

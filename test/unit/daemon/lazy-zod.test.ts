@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { z } from '../../../src/daemon/lazy-zod.js';
 
-const LAZY = fileURLToPath(new URL('../../../dist/daemon/lazy-zod.js', import.meta.url));
+const LAZY = fileURLToPath(new URL('../../../build/daemon/lazy-zod.js', import.meta.url));
 
 it('parses as zod does: nested, refined, transformed, with defaults', () => {
   const token = z

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 
-const DIST = fileURLToPath(new URL('../../../dist/linux/subreaper.js', import.meta.url));
+const DIST = fileURLToPath(new URL('../../../dist/linux/index.js', import.meta.url));
 
 // In a process of its own, which it changes for good.
 const SCRIPT = `
