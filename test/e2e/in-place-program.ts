@@ -46,9 +46,13 @@ export interface InPlaceOptions {
   readonly env?: Record<string, string>;
 }
 
-/** Without the settings of this test run, which are variables of the same names. */
+/**
+ * Without the settings of this test run, which are variables of the same names; and without certificates, whose file newer Nodes
+ * have open for a while after their start.
+ */
 function ownEnvironment(): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('LIVEUPDATE_')));
+  const { NODE_EXTRA_CA_CERTS: _, ...env } = process.env;
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LIVEUPDATE_')));
 }
 
 export class InPlaceProgram {
