@@ -4,8 +4,7 @@
  * response. So an upload, a long answer and a stream of events end where they began, and the connection lives on.
  *
  * Whether a connection is between two requests is known exactly: no response is assigned to its socket, and its parser has not
- * begun a message, not even the first byte of one (`duration()` of llhttp's binding, in Node 20 to 26). A connection whose first
- * byte never came is that of a parser that counts from the accept, so it is known by its bytes.
+ * begun a message, not even the first byte of one (`HttpParsers`). A connection whose first byte never came is known by its bytes.
  *
  * A connection that was upgraded is no HTTP any more: what it became says how it crosses (`UpgradedProtocol`), and one of which
  * nobody says so stays to its end.
@@ -15,6 +14,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Connection } from './connection.js';
+import { HttpParsers, type Parser } from './http-parsers.js';
 import { endAfterResponses } from './last-responses.js';
 import type { ServerProtocol } from './server-protocol.js';
 import type { Upgrades } from './upgrades.js';
@@ -24,21 +24,25 @@ interface HttpSocket extends Socket {
   /** The response that has the socket now. */
   _httpMessage?: ServerResponse | null;
   /** Gone after an upgrade. */
-  parser?: { duration?(): number } | null;
+  parser?: Parser | null;
   _handle: { bytesRead: number } | null;
 }
 
 export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol {
+  const parsers = new HttpParsers(server);
   // Undoes the timeout of an idle connection when its next request comes, as Node does for its own.
   server.prependListener('request', ({ socket }: IncomingMessage) => {
     // A stream with another request behind it is a request under way like any other.
     const connection = Connection.from(socket);
     if (connection?.upgraded !== undefined) connection.upgraded = undefined;
-    if (idle.delete(socket)) socket.setTimeout(server.timeout);
+    if (waiting.delete(socket)) socket.setTimeout(server.timeout);
   });
   return {
     crosses: true,
-    movable: () => isBetweenRequests,
+    movable: () => {
+      const idle = parsers.idle();
+      return (connection) => isBetweenRequests(connection, idle);
+    },
     save: (connection) => (isUnused(connection) ? UNUSED : undefined),
     checkUpgrade: (name) => upgrades.check(name),
     prepare: (connection) => upgrades.prepare(connection),
@@ -46,30 +50,30 @@ export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol
       if ((connection.saved?.name ?? '') !== '') upgrades.receive(connection);
       else receive(server, connection);
     },
-    linger: (staying, canCross) => linger(server, staying, canCross),
-    lastResponses: (staying) => lastResponses(server, staying),
+    linger: (staying, canCross) => linger(server, parsers, staying, canCross),
+    lastResponses: (staying) => lastResponses(server, parsers, staying),
   };
 }
 
-function lastResponses(server: Server, staying: Iterable<Connection>): void {
+function lastResponses(server: Server, parsers: HttpParsers, staying: Iterable<Connection>): void {
+  const idle = parsers.idle();
   for (const connection of staying) {
     const response = (connection.socket as HttpSocket)._httpMessage;
     if (connection.upgraded !== undefined) connection.upgraded.end();
     else if (response) response.shouldKeepAlive = false;
-    else if (isBetweenRequests(connection)) connection.socket.destroy();
+    else if (isBetweenRequests(connection, idle)) connection.socket.destroy();
   }
   endAfterResponses(server);
 }
 
-function isBetweenRequests(connection: Connection): boolean {
+function isBetweenRequests(connection: Connection, idle: ReadonlySet<Parser>): boolean {
   const socket = connection.socket as HttpSocket;
   // Nobody has seen a byte of it since it crossed.
   if (!connection.isAnnounced) return true;
   const { parser } = socket;
   // An upgraded connection speaks something else, which only its own protocol could carry.
-  if (socket._httpMessage || socket.writableEnded || parser === null || parser?.duration === undefined)
-    return false;
-  return parser.duration() === 0 || socket._handle?.bytesRead === 0;
+  if (socket._httpMessage || socket.writableEnded || !parser) return false;
+  return idle.has(parser) || socket._handle?.bytesRead === 0;
 }
 
 /** What crosses with a connection on which nothing was ever asked: its client may take its time. */
@@ -82,20 +86,21 @@ function isUnused({ socket, crossed }: Connection): boolean {
 }
 
 /** Sockets that wait for their next request, which Node would take for new ones: a minute, and then a 408. */
-const idle = new WeakSet<Socket>();
+const waiting = new WeakSet<Socket>();
 
 function receive(server: Server, connection: Connection): void {
   const { socket } = connection;
   server.emit('connection', socket);
   if (connection.saved?.value === UNUSED) unused.add(socket);
   else if (connection.isSilent && server.keepAliveTimeout > 0) {
-    idle.add(socket);
+    waiting.add(socket);
     socket.setTimeout(server.keepAliveTimeout);
   }
 }
 
 function linger(
   server: Server,
+  parsers: HttpParsers,
   staying: Iterable<Connection>,
   canCross: (connection: Connection) => void,
 ): void {
@@ -105,7 +110,7 @@ function linger(
     response.once('finish', () => {
       const next = socket._httpMessage;
       if (next) whenAnswered(connection, next);
-      else if (!socket.destroyed && isBetweenRequests(connection)) canCross(connection);
+      else if (!socket.destroyed && isBetweenRequests(connection, parsers.idle())) canCross(connection);
     });
   };
   const onRequest = ({ socket }: IncomingMessage, response: ServerResponse) => {

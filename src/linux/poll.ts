@@ -3,7 +3,8 @@
  *
  * koffi's handle stops silently when it is collected, swallows what its callback throws, and reports (status, events) and
  * not what its types say. So handles are pinned while they are open, and an exception becomes an uncaught one, as
- * everywhere in Node. libuv sets O_NONBLOCK on the descriptor.
+ * everywhere in Node. On Node 26 nobody runs the promises and ticks behind its callback, until something else happens; so an
+ * immediate is asked for, behind which they run. libuv sets O_NONBLOCK on the descriptor.
  */
 import type { LiveUpdateError } from '../core/errors.js';
 import { failure, type PollHandle, pollHandle } from './libc.js';
@@ -28,6 +29,16 @@ process.once('exit', () => {
   for (const watch of [...pinned]) watch.close();
 });
 
+let isTurning = false;
+
+function runTicksSoon(): void {
+  if (isTurning) return;
+  isTurning = true;
+  setImmediate(() => {
+    isTurning = false;
+  });
+}
+
 export class FdWatch {
   readonly #handle: PollHandle;
   readonly #callback: (...args: unknown[]) => void;
@@ -37,6 +48,7 @@ export class FdWatch {
     this.#callback = (...args) => {
       const [status, events] = args as [number, Omit<FdEvents, 'error'>];
       if (!this.#open) return;
+      runTicksSoon();
       try {
         const error = status < 0 ? failure('poll', -status) : undefined;
         callback({ ...events, error });

@@ -46,6 +46,15 @@ export interface InPlaceOptions {
   readonly env?: Record<string, string>;
 }
 
+/**
+ * Without the settings of this test run, which are variables of the same names; and without certificates, whose file newer Nodes
+ * have open for a while after their start.
+ */
+function ownEnvironment(): NodeJS.ProcessEnv {
+  const { NODE_EXTRA_CA_CERTS: _, ...env } = process.env;
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LIVEUPDATE_')));
+}
+
 export class InPlaceProgram {
   readonly folder = mkdtempSync(join(tmpdir(), 'liveupdate-exec-'));
   readonly #control = join(this.folder, 'control.sock');
@@ -59,7 +68,7 @@ export class InPlaceProgram {
     this.child = spawn(file as string, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
       ...options.spawn,
-      env: { ...process.env, CONTROL: this.#control, ...options.env },
+      env: { ...ownEnvironment(), CONTROL: this.#control, ...options.env },
     });
     for (const stream of [this.child.stdout, this.child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => this.#take(text));

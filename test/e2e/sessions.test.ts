@@ -224,6 +224,8 @@ describe('a session of luod', () => {
 
   it('lives as long as any duplicate of its descriptor, in whatever process', async () => {
     const memfd = createMemfd('m', 10);
+    // Behind an answer: luod has this connection by then.
+    await client.hello();
     const { fds } = host;
     const session = await client.createSession('s');
     await session.preserve(memfd, 1n);

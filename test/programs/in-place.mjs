@@ -6,11 +6,12 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import net from 'node:net';
-import { liveupdate } from 'liveupdate';
 
 const { CONTROL, FAULT } = process.env;
 const STEP = 2654435761;
 const nonBlockingAtStart = nonBlocking();
+// Behind that: since Node 22 loading node:util makes them non-blocking.
+const { liveupdate } = await import('liveupdate');
 // Node makes them what it wants them to be when they are first asked for.
 const { stdin, stdout, stderr } = process;
 for (const stream of [stdin, stdout, stderr]) stream.unref?.();

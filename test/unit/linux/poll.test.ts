@@ -39,6 +39,20 @@ describe('poll', () => {
     closeFd(b);
   });
 
+  it('has promises and ticks run before the next call', () => {
+    const { stdout } = child(
+      `const said = [];
+       sendFds(a, Buffer.from('x'), []);
+       const watch = watchFd(b, { readable: true }, () => {
+         said.push('call');
+         if (said.length > 6) { watch.close(); console.log(said.join(' ')); return; }
+         process.nextTick(() => said.push('tick'));
+         Promise.resolve().then(() => said.push('promise'));
+       });`,
+    );
+    expect(stdout).toBe('call tick promise call tick promise call\n');
+  });
+
   it('makes what a callback throws an uncaught exception', () => {
     const { status, stderr } = child(
       "sendFds(a, Buffer.from('x'), []); watchFd(b, { readable: true }, () => { throw new Error('told'); });",
