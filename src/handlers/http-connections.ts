@@ -104,13 +104,26 @@ function linger(
   staying: Iterable<Connection>,
   canCross: (connection: Connection) => void,
 ): void {
+  /** Looked at together, behind all that this turn of the loop finishes: each look goes through every connection that stayed. */
+  const answered = new Set<Connection>();
+  const look = () => {
+    const idle = parsers.idle();
+    for (const connection of answered) {
+      answered.delete(connection);
+      if (!connection.socket.destroyed && isBetweenRequests(connection, idle)) canCross(connection);
+    }
+  };
   const whenAnswered = (connection: Connection, response: ServerResponse) => {
     const socket = connection.socket as HttpSocket;
     // Behind Node's own listener, which takes the socket from the response, or gives it to the next one.
     response.once('finish', () => {
       const next = socket._httpMessage;
-      if (next) whenAnswered(connection, next);
-      else if (!socket.destroyed && isBetweenRequests(connection, parsers.idle())) canCross(connection);
+      if (next) {
+        whenAnswered(connection, next);
+        return;
+      }
+      if (answered.size === 0) setImmediate(look);
+      answered.add(connection);
     });
   };
   const onRequest = ({ socket }: IncomingMessage, response: ServerResponse) => {
