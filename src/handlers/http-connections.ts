@@ -29,7 +29,7 @@ interface HttpSocket extends Socket {
 }
 
 export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol {
-  const parsers = new HttpParsers(server);
+  const parsers = HttpParsers.of(server);
   // Undoes the timeout of an idle connection when its next request comes, as Node does for its own.
   server.prependListener('request', ({ socket }: IncomingMessage) => {
     // A stream with another request behind it is a request under way like any other.

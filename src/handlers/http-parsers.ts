@@ -18,11 +18,20 @@ interface ConnectionsList {
 
 const LIST = 'http.server.connections';
 
+const known = new WeakMap<Server, HttpParsers>();
+
 export class HttpParsers {
   readonly #list: ConnectionsList;
+  #idle: ReadonlySet<Parser> | undefined;
 
-  /** @throws {LiveUpdateError} ENOSYS for a Node that keeps no such list. */
-  constructor(server: Server) {
+  /** Those of `server`. @throws {LiveUpdateError} ENOSYS for a Node that keeps no such list. */
+  static of(server: Server): HttpParsers {
+    const parsers = known.get(server) ?? new HttpParsers(server);
+    known.set(server, parsers);
+    return parsers;
+  }
+
+  private constructor(server: Server) {
     // Node makes the list when the server listens, and tells it only of parsers that come later. Connections that cross come before.
     if (listOf(server) === undefined)
       server
@@ -39,9 +48,15 @@ export class HttpParsers {
     this.#list = list;
   }
 
-  /** As of now. */
+  /** As of now. Nothing is parsed before the code that runs now returns, so that it may ask of each connection. */
   idle(): ReadonlySet<Parser> {
-    return new Set(this.#list.idle());
+    if (this.#idle === undefined) {
+      this.#idle = new Set(this.#list.idle());
+      queueMicrotask(() => {
+        this.#idle = undefined;
+      });
+    }
+    return this.#idle;
   }
 }
 

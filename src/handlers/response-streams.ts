@@ -8,10 +8,11 @@
  *
  * One that crossed has no parser behind it: what its client sends is not looked at, and when it ends its connection does.
  */
-import { IncomingMessage, ServerResponse } from 'node:http';
+import { IncomingMessage, type Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { LiveUpdateError } from '../core/errors.js';
 import { Connection, type Receiver, type UpgradedProtocol } from './connection.js';
+import { HttpParsers, type Parser } from './http-parsers.js';
 import { restoreRequest, saveRequest } from './saved-request.js';
 import { setConnectionOf } from './upgrades.js';
 
@@ -35,7 +36,9 @@ interface ResponseInternals {
 
 interface HttpSocket extends Socket {
   _httpMessage?: ServerResponse | null;
-  parser?: { duration?(): number } | null;
+  /** None on a connection that crossed as a stream. */
+  parser?: Parser | null;
+  server?: Server;
 }
 
 interface Saved {
@@ -45,9 +48,16 @@ interface Saved {
   readonly statusCode: number;
 }
 
+/** A response that nobody has seen yet. */
+interface Prepared {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+}
+
 export class ResponseStreams implements Receiver {
   readonly name: string;
   readonly #listener: StreamListener;
+  readonly #prepared = new WeakMap<Connection, Prepared>();
 
   /**
    * @param name By which the next image knows them.
@@ -92,12 +102,15 @@ export class ResponseStreams implements Receiver {
     setConnectionOf(response, connection);
   }
 
+  prepare(connection: Connection): void {
+    this.#prepared.set(connection, rebuild(connection, connection.ahead?.value as Saved));
+  }
+
   receive(connection: Connection): void {
     const socket = connection.socket as HttpSocket;
-    const saved = connection.saved?.value as Saved;
-    const request = restoreRequest(saved.request, socket);
-    const response = new ServerResponse(request);
-    startBehindHead(response, saved);
+    const saved = (connection.saved?.value ?? connection.saved?.ahead) as Saved;
+    const { request, response } = this.#prepared.get(connection) ?? rebuild(connection, saved);
+    this.#prepared.delete(connection);
     // As Node's own server does with the first response of a connection.
     response.assignSocket(socket);
     // Its end is the socket's 'close', by which Node closes a response.
@@ -109,6 +122,13 @@ export class ResponseStreams implements Receiver {
     this.#enter(connection, response, request, saved.request);
     this.#listener(response, request);
   }
+}
+
+function rebuild({ socket }: Connection, saved: Saved): Prepared {
+  const request = restoreRequest(saved.request, socket);
+  const response = new ServerResponse(request);
+  startBehindHead(response, saved);
+  return { request, response };
 }
 
 function internals(response: ServerResponse): ResponseInternals {
@@ -149,7 +169,7 @@ class CarriedResponse implements UpgradedProtocol {
       internals(this.#response).outputSize === 0 &&
       this.#request.complete &&
       // Not even the first byte of another request.
-      (socket.parser?.duration?.() ?? 0) === 0
+      (!socket.parser || !socket.server || HttpParsers.of(socket.server).idle().has(socket.parser))
     );
   }
 
@@ -157,9 +177,18 @@ class CarriedResponse implements UpgradedProtocol {
     return false;
   }
 
-  save(): Saved {
+  get aheadBytes(): number {
+    return this.#saved.length;
+  }
+
+  /** All of it is known with the head. */
+  ahead(): Saved {
     const { _header: head, chunkedEncoding: isChunked } = internals(this.#response);
     return { request: this.#saved, head: head ?? '', isChunked, statusCode: this.#response.statusCode };
+  }
+
+  save(hasAhead: boolean): Saved | undefined {
+    return hasAhead ? undefined : this.ahead();
   }
 
   hold(): void {

@@ -147,6 +147,17 @@ describe('event streams', () => {
     expect((await ask('/emit/1')).states).toEqual([]);
   });
 
+  it('stay with the first byte of another request behind them', async () => {
+    await start();
+    const client = await Events.listen('1.1');
+    await client.has('events');
+    client.connection.send('G');
+    const { draining } = await luod.updateTo([]);
+    expect(draining).toBe(1);
+    client.connection.send('ET /emit/1 HTTP/1.1\r\nhost: x\r\n\r\n');
+    await client.has('id: 1\n');
+  });
+
   it('go on behind an update that is rolled back', async () => {
     await start();
     const client = await Events.listen('1.1');

@@ -26,7 +26,7 @@ const parserOf = (socket: Socket) => (socket as Socket & { parser: object }).par
 
 it('tells a connection between two requests from one with a request under way, on a server that does not listen yet', async () => {
   const server = createServer((_request, response) => response.end('ok'));
-  const parsers = new HttpParsers(server);
+  const parsers = HttpParsers.of(server);
   closing.push(server);
   const { client, socket } = await crossed(server);
   const isIdle = () => parsers.idle().has(parserOf(socket));
@@ -49,7 +49,7 @@ it('tells a connection between two requests from one with a request under way, o
 
 it('goes on with the same list when the server listens', async () => {
   const server = createServer((_request, response) => response.end('ok'));
-  const parsers = new HttpParsers(server);
+  const parsers = HttpParsers.of(server);
   const { client, socket } = await crossed(server);
   closing.push(server);
   server.listen(0, '127.0.0.1');
@@ -62,7 +62,7 @@ it('goes on with the same list when the server listens', async () => {
 it('refuses a Node that keeps no list', () => {
   const server = createServer();
   server.removeAllListeners('listening');
-  expect(() => new HttpParsers(server)).toThrow(
+  expect(() => HttpParsers.of(server)).toThrow(
     expect.objectContaining({ code: 'ENOSYS', message: expect.stringContaining(process.versions.node) }),
   );
 });
