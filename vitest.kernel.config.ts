@@ -8,7 +8,8 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     pool: 'forks',
-    fileParallelism: false,
+    // Each file boots machines of its own; most of a boot waits for one processor.
+    maxWorkers: 2,
     reporters: ['verbose'],
   },
 });

@@ -18,6 +18,9 @@ async function open(number) {
   ws.on('close', () => closed++);
   await once(ws, 'open');
   ws.send(randomBytes(WINDOW / 2).toString('hex'));
+  // Its answer says that the window is full: the service has done with what comes before it.
+  ws.send('full');
+  await once(ws, 'message');
   if (number >= talking) return;
   let next = 0;
   let sentAt = 0;
