@@ -8,8 +8,7 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     pool: 'forks',
-    // Each file boots machines of its own; most of a boot waits for one processor.
-    maxWorkers: 2,
+    fileParallelism: false,
     reporters: ['verbose'],
   },
 });
