@@ -8,6 +8,7 @@ import { startBaseline } from './baseline/service.mjs';
 import { connectClients } from './live-clients.mjs';
 import { startOurs } from './ours.mjs';
 import { endOnSignals, freePort, machine, median } from './processes.mjs';
+import { table } from './table.mjs';
 
 const HELP = `node bench/blackout.mjs [options]
 
@@ -165,10 +166,6 @@ if (values.help) {
 
 function ms(number) {
   return number.toFixed(1);
-}
-
-function table(head, lines) {
-  return [head, head.map(() => '---'), ...lines].map((cells) => `| ${cells.join(' | ')} |\n`).join('');
 }
 
 function report(where, rows) {

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { startProgram } from './ours.mjs';
 import { end, endOnSignals, environment, freePort, inTime, machine, median, own } from './processes.mjs';
+import { table } from './table.mjs';
 
 const CLIENTS = join(dirname(fileURLToPath(import.meta.url)), 'programs', 'websocket-clients.mjs');
 const HELP = `npm run bench:websockets -- [options]
@@ -86,16 +87,14 @@ async function main() {
     return;
   }
   const ms = (value) => value.toFixed(1);
-  const lines = rows.map((row) =>
-    [
-      row.sockets,
-      row.compression,
-      `**${ms(row.blackoutMedian)}**`,
-      ...[row.blackoutMax, row.freeze, row.retrieve, row.finish, row.clientMedian, row.clientMax].map(ms),
-      row.wrong,
-      row.closed,
-    ].join(' | '),
-  );
+  const lines = rows.map((row) => [
+    row.sockets,
+    row.compression,
+    `**${ms(row.blackoutMedian)}**`,
+    ...[row.blackoutMax, row.freeze, row.retrieve, row.finish, row.clientMedian, row.clientMax].map(ms),
+    row.wrong,
+    row.closed,
+  ]);
   const head = [
     'WebSockets',
     'compression',
@@ -109,8 +108,7 @@ async function main() {
     'wrong',
     'closed',
   ];
-  const table = [head.join(' | '), head.map(() => '---').join(' | '), ...lines].map((line) => `| ${line} |`);
-  process.stdout.write(`${machine()}; times in ms\n\n${table.join('\n')}\n`);
+  process.stdout.write(`${machine()}; times in ms\n\n${table(head, lines)}`);
 }
 
 await main();

@@ -50,13 +50,13 @@ export function httpProtocol(server: Server, upgrades: Upgrades): ServerProtocol
       if ((connection.saved?.name ?? '') !== '') upgrades.receive(connection);
       else receive(server, connection);
     },
-    linger: (staying, canCross) => linger(server, parsers, staying, canCross),
-    lastResponses: (staying) => lastResponses(server, parsers, staying),
+    linger: (staying, canCross) => linger(server, staying, canCross),
+    lastResponses: (staying) => lastResponses(server, staying),
   };
 }
 
-function lastResponses(server: Server, parsers: HttpParsers, staying: Iterable<Connection>): void {
-  const idle = parsers.idle();
+function lastResponses(server: Server, staying: Iterable<Connection>): void {
+  const idle = HttpParsers.of(server).idle();
   for (const connection of staying) {
     const response = (connection.socket as HttpSocket)._httpMessage;
     if (connection.upgraded !== undefined) connection.upgraded.end();
@@ -100,14 +100,13 @@ function receive(server: Server, connection: Connection): void {
 
 function linger(
   server: Server,
-  parsers: HttpParsers,
   staying: Iterable<Connection>,
   canCross: (connection: Connection) => void,
 ): void {
   /** Looked at together, behind all that this turn of the loop finishes: each look goes through every connection that stayed. */
   const answered = new Set<Connection>();
   const look = () => {
-    const idle = parsers.idle();
+    const idle = HttpParsers.of(server).idle();
     for (const connection of answered) {
       answered.delete(connection);
       if (!connection.socket.destroyed && isBetweenRequests(connection, idle)) canCross(connection);
