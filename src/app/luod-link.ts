@@ -56,6 +56,11 @@ export class LuodLink {
     return { link, welcome };
   }
 
+  /** Over a socket at whose other end stands a luod that knows this image already. Owns `fd`. */
+  static over(fd: number): LuodLink {
+    return new LuodLink(fd);
+  }
+
   #take(message: LuodToImage, fds: number[]): void {
     const waiting = this.#welcome;
     if (waiting !== undefined && message.type === 'welcome') {
@@ -107,6 +112,11 @@ export class LuodLink {
 
   receiveNow(): void {
     this.#wire.receiveNow();
+  }
+
+  /** Ends the conversation. No event follows. */
+  close(): void {
+    this.#wire.close();
   }
 
   /** Lets the process end although luod is connected. */

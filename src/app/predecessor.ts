@@ -46,7 +46,6 @@ import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.j
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
-import { rehearseFreeze } from './rehearsal.js';
 
 /** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
 const PASS_CONNECTIONS = 506;
@@ -77,6 +76,8 @@ export interface PredecessorOptions {
   readonly handler: (file: unknown) => CarriedFileHandler | undefined;
   /** Wires to older images that linger, which are the next image's from the freeze on. */
   readonly inherited: () => readonly InheritedWire[];
+  /** Has the code of the freeze compiled, for these sets. @throws {LiveUpdateError} EINVAL when a state cannot be cloned. */
+  readonly rehearse: (sets: readonly ConnectionSet[]) => Promise<void>;
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
 }
@@ -122,6 +123,13 @@ export class Predecessor {
   takeDirect(gone: () => void): Wire {
     this.#directGone = gone;
     return this.#direct;
+  }
+
+  /** Of an image that does not end with its process: nothing more is to be handed on. */
+  close(): void {
+    this.#state = 'ended';
+    this.#direct.close();
+    closeFd(this.#options.commitFd);
   }
 
   /** Everything is preserved, and the freeze has not begun. */
@@ -172,7 +180,7 @@ export class Predecessor {
       });
     }
     bytes += await this.#catchUp();
-    await rehearseFreeze(this.#sets().map(({ set }) => set));
+    await this.#options.rehearse(this.#sets().map(({ set }) => set));
     bytes += await this.#catchUp();
     this.#check();
     this.#send({ type: 'precopied' });

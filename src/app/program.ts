@@ -53,8 +53,9 @@ import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kep
 import { handlerOf, toFile } from './kept-object.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
-import { LuodLink } from './luod-link.js';
+import { LuodLink, type Welcome } from './luod-link.js';
 import { Predecessor } from './predecessor.js';
+import { rehearseCut, rehearseFreeze } from './rehearsal.js';
 import { type IncomingOptions, Restored, Successor, unclaimedError } from './successor.js';
 import {
   explainTaken,
@@ -166,6 +167,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
+  /** Whether this is an image of a rehearsal, in the process of another. */
+  #isOnStage = false;
   /** Whether connections are served ahead of the commit. */
   #servesAhead = false;
 
@@ -218,8 +221,33 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   async #join(socket: string, image: string): Promise<void> {
     const { link, welcome } = await LuodLink.connect(socket, image);
+    await this.#joined(link, welcome);
+  }
+
+  /** @internal An image of a rehearsal: `rehearsal.ts`. */
+  static async onStage(link: LuodLink, welcome: Welcome): Promise<Program> {
+    const program = new Program();
+    program.#isOnStage = true;
+    await program.#joined(link, welcome);
+    return program;
+  }
+
+  /** @internal The rehearsal is over: gives everything back. */
+  leaveStage(): void {
+    this.#link?.close();
+    this.#late.letGo();
+    this.#predecessor?.close();
+    for (const kept of this.#kept.values()) {
+      if (kept.file instanceof Memory) kept.file.close();
+      if (!(kept instanceof KeptListener)) continue;
+      for (const { socket } of [...kept.connections]) socket.destroy();
+      kept.file.server?.close();
+      kept.file.close();
+    }
+  }
+
+  async #joined(link: LuodLink, { message, fds }: Welcome): Promise<void> {
     this.#link = link;
-    const { message, fds } = welcome;
     this.#service = message.service;
     this.#place = workerPlace(process.env);
     this.#generation = message.generation;
@@ -242,6 +270,9 @@ export class Program extends EventEmitter<ProgramEvents> {
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
         prepareConnections: () => this.#prepareConnections(),
+        rehearse: async () => {
+          if (!this.#isOnStage) await rehearseCut(Program.onStage);
+        },
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
     }
@@ -370,6 +401,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       throw new LiveUpdateError('EINVAL', 'the server listens already', { operation: 'listen', session });
     const incoming = this.#claiming;
     const open = async () => {
+      if (this.#isOnStage) return Listener.unreachable(server);
       try {
         return await Listener.open(server, whereWorkerListens(options, this.#place));
       } catch (error) {
@@ -857,6 +889,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       commitFd,
       handler: (file) => this.#handlerOf(file),
       inherited: () => this.#late.toHandOn(),
+      rehearse: async (sets) => {
+        if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets);
+      },
       announceFreeze: () => this.#announceFreeze(),
     });
     this.#predecessor = predecessor;
@@ -902,6 +937,7 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** Without a turn of the event loop: it would accept connections and read bytes that are the successor's. */
   #leave(predecessor: Predecessor): void {
+    if (this.#isOnStage) return;
     const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
     const lingers = countStaying(listeners) > 0;
     const failures = predecessor.sever(lingers);

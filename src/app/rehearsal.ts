@@ -1,47 +1,57 @@
 /**
- * A rehearsal of the cut, before it: the same code, on the same connections, with nothing at stake.
+ * A rehearsal of the cut, before it: the same code, with nothing at stake.
  *
- * A process cuts once in its life, so that everything on that path would run cold, its first thousand calls in V8's
- * interpreter, inside the blackout. The rehearsal runs them while the old image still serves; what could not be frozen fails
- * here, before anything stands still.
+ * A process cuts once in its life, so everything on that path would run for the first time inside the blackout: V8 compiles a function when
+ * it is first called, and of the five milliseconds that ten connections take four are that. So two images of no consequence
+ * are made in this process, with files of their own, and one takes over from the other, from the first message of an update to the first
+ * bytes that the new one answers. luod's part is played by a few lines. What the program registered is not touched, and nobody can connect.
+ *
+ * An image that serves plays the old one's part alone, and its program has its turn in between. Of the program's own connections it
+ * collects what the freeze will, since that loop must be compiled for what it meets.
  */
+import { Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { Server, Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { IMAGE_COMPATIBLE, LiveUpdate, type Session } from '../core/index.js';
-import type { Image, SerializedFile } from '../core/types.js';
-import { builtInHandlers } from '../handlers/built-in.js';
-import { type Handover, handleOf } from '../handlers/carried.js';
-import { Connection } from '../handlers/connection.js';
-import { ConnectionSet } from '../handlers/connection-set.js';
-import { Listener } from '../handlers/listener.js';
-import { Memory } from '../handlers/memory.js';
-import { State } from '../handlers/state.js';
-import { encodeHandover } from '../handover/codec.js';
-import { commit, createCommitWord } from '../handover/commit-word.js';
-import { writeImageFile } from '../handover/image-file.js';
-import { readHandover } from '../handover/received.js';
-import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
-import { Wire } from '../handover/wire.js';
+import { LiveUpdateError } from '../core/errors.js';
+import type { ConnectionSet } from '../handlers/connection-set.js';
+import { createCommitWord } from '../handover/commit-word.js';
+import {
+  type ImageToLuod,
+  type LuodToImage,
+  type OldToSuccessor,
+  type SuccessorToOld,
+  toWire,
+} from '../handover/protocol.js';
+import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
-import { openUnreachableListener } from '../linux/listen-socket.js';
+import { sendFds } from '../linux/scm-rights.js';
 import { socketPair } from '../linux/socketpair.js';
+import { LuodLink, type Welcome } from './luod-link.js';
+import type { Program } from './program.js';
 
 /** V8 has compiled what it will after this many. */
 const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
 /** Connections between two turns of a program that serves: less than a millisecond's work. */
 const FREEZE_PART = 1000;
-/** Enough for what runs once in a cut to be compiled at all. */
-const ROUNDS = 5;
+/** Cuts in an image that is to take over. The first compiles, the others find out what kinds of objects the code meets. */
+const CUTS = 3;
+/** Freezes in an image that serves. */
+const FREEZES = 2;
+/** No rehearsal needs as many turns of the loop; one that does is given up. */
+const TURNS = 2000;
+
+/** Makes an image for a rehearsal: a program like any, whose luod is at the other end of `link`, and which does not end its process. */
+export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
 
 /**
  * Collects what a freeze would save, and throws it away.
  * @throws {LiveUpdateError} EINVAL when the state of a connection cannot be cloned.
  */
-export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<void> {
-  await rehearseCut();
+export async function rehearseFreeze(openImage: OpenImage, sets: readonly ConnectionSet[]): Promise<void> {
+  for (let round = 0; round < FREEZES; round++) await act(openImage, 'freeze');
   for (const set of sets) {
     let done = 0;
     for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
@@ -54,166 +64,210 @@ export async function rehearseFreeze(sets: readonly ConnectionSet[]): Promise<vo
   collectGarbage('young');
 }
 
-/**
- * A whole cut between two scratch orchestrators in this process: every built-in kind of file that a cut is about is preserved, sent
- * over a wire, frozen, retrieved, committed, finished and armed, several times. Everything is given back.
- */
-export async function rehearseCut(): Promise<void> {
-  for (let round = 0; round < ROUNDS; round++) await rehearseOnce();
+/** Takes over, several times. Resolves when everything was given back. */
+export async function rehearseCut(openImage: OpenImage): Promise<void> {
+  // Before, and not behind: an image that does not serve yet has time, and ten thousand adopted sockets are young objects, which V8
+  // would copy about in the middle of the cut.
+  collectGarbage('all');
+  for (let round = 0; round < CUTS; round++) await act(openImage, 'cut');
+  collectGarbage('young');
 }
 
-async function rehearseOnce(): Promise<void> {
-  const scene = new Scene();
+async function act(openImage: OpenImage, part: 'freeze' | 'cut'): Promise<void> {
+  const stage = new Stage(openImage);
   try {
-    const old: Handover = {
-      incoming: new IncomingRecords({ exclusive: true }),
-      outgoing: new OutgoingRecords(),
-    };
-    const next: Handover = {
-      incoming: new IncomingRecords({ exclusive: false }),
-      outgoing: new OutgoingRecords(),
-    };
-    const before = orchestratorOf(old);
-    const after = orchestratorOf(next);
-    let came: Image | undefined;
-    const [sender, receiver] = scene.wires((fds) => {
-      const { image, records } = readHandover(fds);
-      next.incoming.add(records, fds);
-      came = image;
+    await stage.play(part);
+  } catch {
+    // For want of descriptors or memory, say. It costs the cut its speed and nothing else; what matters fails again where it is told.
+  } finally {
+    stage.clear();
+  }
+}
+
+/** Two images, their luod, and their clients. */
+export class Stage {
+  readonly #openImage: OpenImage;
+  readonly #undo: (() => void)[] = [];
+  readonly #clients: { readonly fd: number; readonly request: Buffer }[] = [];
+  /** Requests that were answered. */
+  #answered = 0;
+
+  constructor(openImage: OpenImage) {
+    this.#openImage = openImage;
+  }
+
+  /**
+   * 'freeze': to the halt of the old image. 'cut': to the answers of the new one.
+   * @throws {LiveUpdateError} whatever fails; ETIMEDOUT.
+   */
+  async play(part: 'freeze' | 'cut'): Promise<void> {
+    let isPreserved = false;
+    let isFrozen = false;
+    const before = this.#luod((type) => {
+      isPreserved ||= type === 'preserved';
+      isFrozen ||= type === 'frozen';
     });
-    const pass = (image: Image) => {
-      const { records, fds } = old.outgoing.takeChanged();
-      const file = writeImageFile(encodeHandover({ image, records }));
-      sender.send({ type: 'precopy' }, [file, ...fds]);
-      closeFd(file);
-      receiver.receiveNow();
+    const old = await this.#image(before, { type: 'welcome', role: 'fresh', ...OF_NO_SERVICE }, []);
+    const { change, ...servers } = await this.#program(old);
+    await old.ready();
+    this.#connect(servers.tcp, 'x');
+    this.#connect(servers.http, 'GET /rehearsal HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
+    this.#connect(servers.http, 'GET /rehearsal/stream HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
+    this.#ask();
+    await this.#until(() => this.#answered === this.#clients.length);
+    old.on('freeze', () => {
+      // What changes behind the last pass is found, sent and put in place by code of its own.
+      change();
+      // It stands still before it could read them.
+      this.#ask();
+      before.send({ type: 'finish', drainMs: 0 });
+    });
+
+    const [direct, nextDirect] = socketPair();
+    const word = createCommitWord();
+    before.send({ type: 'preserve', carrier: 'luod' }, [direct, word]);
+    closeFd(direct);
+    if (part === 'freeze') {
+      this.#undo.push(() => closeFd(word));
+      this.#audience(nextDirect);
+      await this.#until(() => isPreserved);
+      before.send({ type: 'freeze' });
+      await this.#until(() => isFrozen);
+      return;
+    }
+    let isReady = false;
+    const after = this.#luod((type) => {
+      isReady ||= type === 'ready';
+    });
+    const next = await this.#image(after, { type: 'welcome', role: 'successor', ...OF_NO_SERVICE }, [
+      nextDirect,
+      word,
+    ]);
+    await this.#program(next);
+    const ready = next.ready();
+    await this.#until(() => isReady);
+    this.#answered = 0;
+    before.send({ type: 'freeze' });
+    await ready;
+    await this.#until(() => this.#answered === this.#clients.length);
+  }
+
+  /** What both images keep. */
+  async #program(image: Program): Promise<{ tcp: Server; http: HttpServer; change: () => void }> {
+    const state = await image.state('rehearsal', () => ({
+      count: 0,
+      numbers: [1],
+      names: new Map([['a', { count: 0 }]]),
+      kinds: new Set(['a']),
+    }));
+    await image.memory('rehearsal', 4096);
+    const answered = () => {
+      this.#answered++;
     };
-    const set = scene.connections();
-    for (const file of [State.create({ rehearsal: true }), scene.memory(), scene.listener(), set]) {
-      const session = await before.createSession(`rehearsal ${before.sessions().length}`);
-      await session.preserve(file, 0n);
-      const saved = session.serialized(0n);
-      if (file === set && saved !== undefined) {
-        const { ids, fds } = set.takeWaiting(1);
-        old.outgoing.update(handleOf(saved.data), set.passRecord(ids), fds);
+    const tcp = new Server((socket) => {
+      const connection = image.connection<{ bytes: number }>(socket);
+      connection.state ??= { bytes: 0 };
+      socket.on('error', () => socket.destroy());
+      socket.on('data', (bytes) => {
+        connection.state = { bytes: (connection.state?.bytes ?? 0) + bytes.length };
+        socket.write(bytes, answered);
+      });
+    });
+    const openStream = image.streams('rehearsal', (response) => {
+      response.write('data: 1\n\n', answered);
+    });
+    const http = new HttpServer((request: IncomingMessage, response: ServerResponse) => {
+      if (request.url === '/rehearsal') {
+        response.writeHead(200, { 'Content-Type': 'text/plain' });
+        response.end('a reply', answered);
+      } else {
+        response.writeHead(200, { 'Content-Type': 'text/event-stream' });
+        openStream(request, response);
       }
-      const files = saved === undefined ? [] : [saved];
-      pass({ ...NOTHING, sessions: [{ name: session.name, files }] });
-      if (saved !== undefined) after.build(saved);
-      // A program that serves has its turn.
+    });
+    await image.listen('rehearsal', tcp, {});
+    await image.listen('rehearsal-http', http, {});
+    const change = () => {
+      state.count++;
+      state.numbers.push(state.count);
+      state.names.set('b', { count: state.count });
+      state.kinds.add('b');
+    };
+    return { tcp, http, change };
+  }
+
+  /** A luod's end of a conversation. */
+  #luod(hear: (type: ImageToLuod['type']) => void): Luod {
+    const [ours, theirs] = socketPair();
+    const wire = new Wire(ours, {
+      message: (message, fds) => {
+        for (const fd of fds) closeFd(fd);
+        hear((message as unknown as ImageToLuod).type);
+      },
+      closed: () => undefined,
+    });
+    this.#undo.push(() => wire.close());
+    return {
+      theirs,
+      send: (message, fds) => wire.send(toWire(message), fds),
+    };
+  }
+
+  async #image({ theirs }: Luod, message: Welcome['message'], fds: number[]): Promise<Program> {
+    const image = await this.#openImage(LuodLink.over(theirs), { message, fds });
+    this.#undo.push(() => image.leaveStage());
+    return image;
+  }
+
+  /** In the place of a successor: says that it has what comes. */
+  #audience(direct: number): void {
+    const wire = new Wire(direct, {
+      message: (message: WireMessage, fds) => {
+        for (const fd of fds) closeFd(fd);
+        const { type } = message as unknown as OldToSuccessor;
+        if (type === 'precopy') wire.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
+      },
+      closed: () => undefined,
+    });
+    this.#undo.push(() => wire.close());
+  }
+
+  /** A client, whose connection `server` has accepted. */
+  #connect(server: Server, request: string): void {
+    const [fd, accepted] = socketPair();
+    this.#undo.push(() => closeFd(fd));
+    this.#clients.push({ fd, request: Buffer.from(request) });
+    server.emit('connection', new Socket({ fd: accepted }));
+  }
+
+  #ask(): void {
+    for (const { fd, request } of this.#clients) sendFds(fd, request, []);
+  }
+
+  async #until(isSo: () => boolean): Promise<void> {
+    for (let turn = 0; !isSo(); turn++) {
+      if (turn === TURNS) throw new LiveUpdateError('ETIMEDOUT', 'the rehearsal did not come to its end');
       await nextTurn();
     }
-    const image = await before.orchestrator.reboot();
-    if (image !== undefined) pass(image);
-    if (came === undefined) return;
-    await after.orchestrator.deserialize(came);
-    const sessions: Session[] = [];
-    for (const { name } of came.sessions) {
-      const session = await after.orchestrator.retrieveSession(name);
-      sessions.push(session);
-      scene.own(await session.retrieve(0n));
-      await session.canFinish();
-    }
-    commit(scene.commitFd);
-    for (const session of sessions) {
-      await session.finish();
-      await session.close();
-    }
-    next.incoming.clear();
-    await nextTurn();
-    await scene.arm();
-  } finally {
-    scene.close();
-  }
-}
-
-const NOTHING: Image = { compatible: IMAGE_COMPATIBLE, liveupdateNumber: 0n, sessions: [], flbs: [] };
-
-function orchestratorOf(handover: Handover) {
-  const orchestrator = new LiveUpdate();
-  const handlers = builtInHandlers(handover);
-  for (const handler of handlers) orchestrator.registerFileHandler(handler);
-  return {
-    orchestrator,
-    createSession: (name: string) => orchestrator.createSession(name),
-    sessions: () => orchestrator.sessions(),
-    build: ({ compatible, data }: SerializedFile) =>
-      handlers.find((handler) => handler.compatible === compatible)?.adopt?.(handleOf(data)),
-  };
-}
-
-/** What a rehearsal makes, and gives back. */
-class Scene {
-  readonly commitFd = createCommitWord();
-  readonly #undo: (() => void)[] = [() => closeFd(this.commitFd)];
-  readonly #server = new Server();
-  #sets: ConnectionSet[] = [];
-
-  wires(take: (fds: number[]) => void): [Wire, Wire] {
-    const [one, other] = socketPair();
-    const sender = new Wire(one, { message: () => undefined, closed: () => undefined });
-    const receiver = new Wire(other, { message: (_message, fds) => take(fds), closed: () => undefined });
-    this.#undo.push(
-      () => sender.close(),
-      () => receiver.close(),
-    );
-    return [sender, receiver];
   }
 
-  memory(): Memory {
-    return this.#owned(Memory.create('rehearsal', 4096));
-  }
-
-  listener(): Listener {
-    return this.#owned(Listener.adopt(openUnreachableListener(), RECORD));
-  }
-
-  connections(): ConnectionSet {
-    const [own, peer] = socketPair();
-    const set = new ConnectionSet();
-    set.preserve(() => undefined);
-    set.add(Connection.of(new Socket({ fd: own })));
-    this.#undo.push(() => closeFd(peer));
-    return this.#owned(set);
-  }
-
-  /** Something that was retrieved. */
-  own(file: unknown): void {
-    if (file instanceof Memory || file instanceof Listener || file instanceof ConnectionSet)
-      this.#owned(file);
-    // Before it is finished, which begins to accept.
-    if (file instanceof Listener) file.bind(this.#server);
-    if (file instanceof ConnectionSet) this.#sets.push(file);
-  }
-
-  #owned<T extends Memory | Listener | ConnectionSet>(file: T): T {
-    this.#undo.push(() => {
-      if (file instanceof ConnectionSet) for (const { socket } of [...file]) socket.destroy();
-      else file.close();
-    });
-    return file;
-  }
-
-  async arm(): Promise<void> {
-    for (const set of this.#sets) {
-      set.arm(this.#server, () => undefined);
-      await set.announce(1);
-    }
-  }
-
-  close(): void {
-    this.#server.close();
+  /** Gives everything back. */
+  clear(): void {
     for (const undo of this.#undo.splice(0).reverse()) undo();
   }
 }
 
-/** Of a listener to which nobody can connect. */
-const RECORD = Buffer.from(JSON.stringify({ address: '\0rehearsal' }));
+interface Luod {
+  /** The image's end. */
+  readonly theirs: number;
+  send(message: LuodToImage, fds?: readonly number[]): void;
+}
+
+const OF_NO_SERVICE = { service: 'rehearsal', generation: 1 };
 
 /**
- * Collects garbage now, and not in the middle of the cut. In an image that does not serve yet, everything: ten thousand adopted
- * sockets are young objects, which V8 would otherwise copy about. In one that serves, only the young ones, which
- * is short however large its heap is.
+ * Collects garbage now, and not in the middle of the cut. In an image that serves only the young objects, which is short however large its
+ * heap is.
  */
 export function collectGarbage(which: 'all' | 'young'): void {
   setFlagsFromString('--expose-gc');

@@ -39,7 +39,6 @@ import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { FILE_TOKEN } from './kept.js';
 import type { InheritedWire, LateArrivals } from './late-arrivals.js';
-import { collectGarbage, rehearseCut } from './rehearsal.js';
 
 export interface IncomingOptions {
   readonly orchestrator: LiveUpdate;
@@ -311,6 +310,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly late: LateArrivals;
   /** Builds what it can of the connections that came, and from now on of those that come. The program has registered everything. */
   readonly prepareConnections: () => Promise<void>;
+  /** Has the code of the cut compiled. */
+  readonly rehearse: () => Promise<void>;
   /** Serves a batch of a rolling listener ahead of the commit. */
   readonly serveAhead: (session: string, record: Buffer) => void;
 }
@@ -414,8 +415,7 @@ export class Successor extends Passed {
   async finish(dropped: ReadonlySet<string>, arm: Arm): Promise<CutReport> {
     await this.#precopied.promise;
     await this.#options.prepareConnections();
-    await rehearseCut();
-    collectGarbage('all');
+    await this.#options.rehearse();
     this.#options.sendReady();
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
     const sessions = await this.retrieve(image, dropped);

@@ -18,6 +18,9 @@ import { openSharedPort, type SharedListenOptions } from './shared-port.js';
 
 const COMPATIBLE = 'liveupdate-listener-v1';
 
+/** No path: the kernel chose the name. */
+const UNREACHABLE = '\0';
+
 /** Where a listener listens: a TCP address, or the path of a unix socket. */
 export type ListenerAddress = AddressInfo | string;
 
@@ -94,6 +97,15 @@ export class Listener {
       closeFd(fd);
       throw error;
     }
+  }
+
+  /** Has `server` listen where nobody can connect. @throws {LiveUpdateError} EMFILE, ENFILE. */
+  static unreachable(server: Server): Listener {
+    const fd = openUnreachableListener();
+    const listener = new Listener({ address: UNREACHABLE, backlog: undefined }, undefined, fd);
+    listener.bind(server);
+    listener.start();
+    return listener;
   }
 
   get server(): Server | undefined {
