@@ -113,8 +113,8 @@ export interface ServiceListenOptions extends SharedListenOptions {
   readonly cut?: Cut;
 }
 
-/** Silent connections that the program gets at one turn of the loop: well below a millisecond's work. */
-const ANNOUNCED_PER_TURN = 50;
+/** How much of a turn of the loop goes to silent connections that the program gets, in milliseconds. */
+const ANNOUNCING_MS = 0.5;
 /** What is built of connections before the freeze, at a turn of a loop that has nothing else to do. */
 const PREPARED_PER_TURN = 50;
 
@@ -637,7 +637,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       // All at once: each looks for connections that speak at every turn.
       await Promise.all(
         [...this.#kept.values()].map((kept) =>
-          kept instanceof KeptListener ? kept.connections.announce(ANNOUNCED_PER_TURN) : undefined,
+          kept instanceof KeptListener ? kept.connections.announce(ANNOUNCING_MS) : undefined,
         ),
       );
       link?.unref();

@@ -34,8 +34,8 @@ import type { Program } from './program.js';
 /** V8 has compiled what it will after this many. */
 const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
-/** Connections between two turns of a program that serves: less than a millisecond's work. */
-const FREEZE_PART = 1000;
+/** Connections between two turns of a program that serves: less than a millisecond's work, also of HTTP. */
+const FREEZE_PART = 250;
 /** Cuts in an image that is to take over. The first compiles, the others find out what kinds of objects the code meets. */
 const CUTS = 3;
 /** Freezes in an image that serves. */

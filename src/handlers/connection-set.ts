@@ -566,19 +566,22 @@ export class ConnectionSet {
     this.#armReady = armReady;
   }
 
-  /** Lets all flow, and gives the program those that it has not got yet, a few at a turn of the loop. */
-  async announce(perTurn: number): Promise<void> {
-    let left = perTurn;
+  /**
+   * Lets all flow, and gives the program those that it has not got yet, as many at a turn of the loop as come to `turnMs`: what a
+   * program makes of a connection takes microseconds or much longer, and longest in its first ones.
+   */
+  async announce(turnMs: number): Promise<void> {
+    let end = performance.now() + turnMs;
     for (const connection of [...this.#members.values()]) {
       if (!connection.isOpen) continue;
       attempt(() => {
         this.#armOne?.(connection);
         connection.announce();
       });
-      if (--left > 0) continue;
-      left = perTurn;
+      if (performance.now() < end) continue;
       await nextTurn();
       this.#armReady?.();
+      end = performance.now() + turnMs;
     }
     this.#armOne = undefined;
     this.#endReadiness();
