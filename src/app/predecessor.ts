@@ -47,14 +47,14 @@ import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
 
-/** Connections of one pass: enough to be quick, few enough to leave the program its turn in between. */
-const PASS_CONNECTIONS = 506;
+/** Connections of one pass: as many as one message takes descriptors of, few enough to leave the program its turn in between. */
+const PASS_CONNECTIONS = 253;
 /** And so much that they tell ahead: a millisecond's work. */
 const PASS_BYTES = 256 << 10;
 /** Passes on their way without an answer. */
 const PASS_WINDOW = 2;
-/** Connections that move at once ahead of the cut: what both images do for them is a millisecond's work. */
-const BATCH_CONNECTIONS = 128;
+/** Connections that move at once ahead of the cut. Each waits for all of its batch: with 128 twice as long as with 16, which is as long as with 4. */
+const BATCH_CONNECTIONS = 16;
 /** How long a rollback waits for the end of a successor that may give connections back. */
 const GIVE_BACK_MS = 5000;
 /** How long the frozen image waits for a successor that does not read. luod's own deadline is the real one. */

@@ -106,7 +106,7 @@ export interface ReadyOptions {
 /** What a server listens by, as for `server.listen`; and how its connections move. */
 export interface ServiceListenOptions extends SharedListenOptions {
   /**
-   * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 128 at a time, while both
+   * 'atomic' (default): everything moves in one cut, one consistent state. 'rolling': connections move ahead of it, 16 at a time, while both
    * images serve: for programs whose connections share nothing but `memory`, which both images may write meanwhile. 'connection' then comes
    * before `ready()` resolves. A connection that is busy moves in the cut.
    */
@@ -224,12 +224,17 @@ export class Program extends EventEmitter<ProgramEvents> {
     await this.#joined(link, welcome);
   }
 
-  /** @internal An image of a rehearsal: `rehearsal.ts`. */
+  /** @internal An image of a rehearsal: `rehearsal.ts`. Owns the link and the descriptors, also when it throws. */
   static async onStage(link: LuodLink, welcome: Welcome): Promise<Program> {
     const program = new Program();
     program.#isOnStage = true;
-    await program.#joined(link, welcome);
-    return program;
+    try {
+      await program.#joined(link, welcome);
+      return program;
+    } catch (error) {
+      program.leaveStage();
+      throw error;
+    }
   }
 
   /** @internal The rehearsal is over: gives everything back. */
@@ -237,6 +242,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#link?.close();
     this.#late.letGo();
     this.#predecessor?.close();
+    if (this.#incoming instanceof Successor) this.#incoming.close();
     for (const kept of this.#kept.values()) {
       if (kept.file instanceof Memory) kept.file.close();
       if (!(kept instanceof KeptListener)) continue;

@@ -43,7 +43,10 @@ const FREEZES = 2;
 /** No rehearsal needs as many turns of the loop; one that does is given up. */
 const TURNS = 2000;
 
-/** Makes an image for a rehearsal: a program like any, whose luod is at the other end of `link`, and which does not end its process. */
+/**
+ * Makes an image for a rehearsal: a program like any, whose luod is at the other end of `link`, and which does not end its process. Owns the
+ * link and the descriptors, also when it throws.
+ */
 export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
 
 /**
@@ -88,6 +91,8 @@ async function act(openImage: OpenImage, part: 'freeze' | 'cut'): Promise<void> 
 export class Stage {
   readonly #openImage: OpenImage;
   readonly #undo: (() => void)[] = [];
+  /** Descriptors that are nobody else's yet. */
+  readonly #owned = new Set<number>();
   readonly #clients: { readonly fd: number; readonly request: Buffer }[] = [];
   /** Requests that were answered. */
   #answered = 0;
@@ -123,13 +128,12 @@ export class Stage {
       before.send({ type: 'finish', drainMs: 0 });
     });
 
-    const [direct, nextDirect] = socketPair();
-    const word = createCommitWord();
+    const word = this.#own(createCommitWord());
+    const [direct, nextDirect] = socketPair().map((fd) => this.#own(fd)) as [number, number];
     before.send({ type: 'preserve', carrier: 'luod' }, [direct, word]);
-    closeFd(direct);
+    closeFd(this.#disown(direct));
     if (part === 'freeze') {
-      this.#undo.push(() => closeFd(word));
-      this.#audience(nextDirect);
+      this.#audience(this.#disown(nextDirect));
       await this.#until(() => isPreserved);
       before.send({ type: 'freeze' });
       await this.#until(() => isFrozen);
@@ -140,8 +144,8 @@ export class Stage {
       isReady ||= type === 'ready';
     });
     const next = await this.#image(after, { type: 'welcome', role: 'successor', ...OF_NO_SERVICE }, [
-      nextDirect,
-      word,
+      this.#disown(nextDirect),
+      this.#disown(word),
     ]);
     await this.#program(next);
     const ready = next.ready();
@@ -196,9 +200,20 @@ export class Stage {
     return { tcp, http, change };
   }
 
+  #own(fd: number): number {
+    this.#owned.add(fd);
+    return fd;
+  }
+
+  #disown(fd: number): number {
+    this.#owned.delete(fd);
+    return fd;
+  }
+
   /** A luod's end of a conversation. */
   #luod(hear: (type: ImageToLuod['type']) => void): Luod {
     const [ours, theirs] = socketPair();
+    this.#own(theirs);
     const wire = new Wire(ours, {
       message: (message, fds) => {
         for (const fd of fds) closeFd(fd);
@@ -214,7 +229,7 @@ export class Stage {
   }
 
   async #image({ theirs }: Luod, message: Welcome['message'], fds: number[]): Promise<Program> {
-    const image = await this.#openImage(LuodLink.over(theirs), { message, fds });
+    const image = await this.#openImage(LuodLink.over(this.#disown(theirs)), { message, fds });
     this.#undo.push(() => image.leaveStage());
     return image;
   }
@@ -235,7 +250,7 @@ export class Stage {
   /** A client, whose connection `server` has accepted. */
   #connect(server: Server, request: string): void {
     const [fd, accepted] = socketPair();
-    this.#undo.push(() => closeFd(fd));
+    this.#own(fd);
     this.#clients.push({ fd, request: Buffer.from(request) });
     server.emit('connection', new Socket({ fd: accepted }));
   }
@@ -254,6 +269,8 @@ export class Stage {
   /** Gives everything back. */
   clear(): void {
     for (const undo of this.#undo.splice(0).reverse()) undo();
+    for (const fd of this.#owned) closeFd(fd);
+    this.#owned.clear();
   }
 }
 

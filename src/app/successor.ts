@@ -324,10 +324,12 @@ export class Successor extends Passed {
   readonly #frozen = withResolvers<Cut>();
   #cut = false;
   #committed = false;
+  #commitFd: number | undefined;
 
   constructor(options: SuccessorOptions) {
     super(options);
     this.#options = options;
+    this.#commitFd = options.commitFd;
     // Each is awaited only if the program gets there; the failure itself is told by `failed`.
     this.#precopied.promise.catch(() => undefined);
     this.#frozen.promise.catch(() => undefined);
@@ -351,6 +353,17 @@ export class Successor extends Passed {
   /** Whether this image is the one in charge, whatever becomes of luod or of the old one. */
   get isCommitted(): boolean {
     return this.#committed;
+  }
+
+  /** Of an image that does not end with its process: it takes over no more, or has nothing more to take over. */
+  close(): void {
+    this.#direct.close();
+    this.#closeCommitWord();
+  }
+
+  #closeCommitWord(): void {
+    if (this.#commitFd !== undefined) closeFd(this.#commitFd);
+    this.#commitFd = undefined;
   }
 
   /** When everything that can come before the freeze has come. */
@@ -435,7 +448,7 @@ export class Successor extends Passed {
     // The old image may linger, and so may older ones.
     this.#options.late.follow(this.#direct);
     for (const wire of inherited) this.#options.late.inherit(wire);
-    closeFd(this.#options.commitFd);
+    this.#closeCommitWord();
     return {
       frozenAt: at,
       sentAt,

@@ -186,6 +186,7 @@ function successorOf(makers: readonly MakeHandler[]) {
     failed: (error, phase) => failures.push({ error, phase }),
     late: new LateArrivals(() => undefined),
     serveAhead: () => undefined,
+    rehearse: async () => undefined,
     prepareConnections: async () => undefined,
   });
   const wire = new Wire(old, { message: ({ type }) => said.push(String(type)), closed: () => undefined });
