@@ -44,7 +44,6 @@ export const luod = {
           socket,
         ]);
         const result = JSON.parse(text);
-        process.stderr.write(text.replace(/\s+/g, ' ') + '\n');
         if (!result.ok) throw new Error(`${result.error.code}: ${result.error.message}`);
         await daemon.serves(next);
         return { blackoutMs: result.blackoutMs };
