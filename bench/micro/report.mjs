@@ -23,10 +23,11 @@ export function rowsOf({ rows, from, uncollected }) {
   }));
 }
 
-/** What is wrong with the tables: growth above linear, of our own code alone where that is known. */
+/** What is wrong with the tables: growth above linear, of our own code alone where that is known, in the rows that are judged (default: all). */
 export function faultsOf(tables) {
   return tables.flatMap((table) =>
     rowsOf(table)
+      .filter(({ name }) => table.judged?.includes(name) ?? true)
       .map(({ name, growth, uncollected }) => ({ name, growth: uncollected ?? growth }))
       .filter(({ growth }) => growth !== undefined && !(growth.exponent <= LINEAR))
       .map(({ name, growth: { exponent, from, to } }) => {

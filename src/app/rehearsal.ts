@@ -38,8 +38,6 @@ const FREEZE_ROUNDS = 20;
 const FREEZE_PART = 250;
 /** Cuts in an image that is to take over. The first compiles, the others find out what kinds of objects the code meets. */
 const CUTS = 3;
-/** Freezes in an image that serves. */
-const FREEZES = 2;
 /** No rehearsal needs as many turns of the loop; one that does is given up. */
 const TURNS = 2000;
 
@@ -54,7 +52,7 @@ export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
  * @throws {LiveUpdateError} EINVAL when the state of a connection cannot be cloned.
  */
 export async function rehearseFreeze(openImage: OpenImage, sets: readonly ConnectionSet[]): Promise<void> {
-  for (let round = 0; round < FREEZES; round++) await act(openImage, 'freeze');
+  await act(openImage, 'freeze');
   for (const set of sets) {
     let done = 0;
     for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
@@ -115,11 +113,9 @@ export class Stage {
     const old = await this.#image(before, { type: 'welcome', role: 'fresh', ...OF_NO_SERVICE }, []);
     const { change, ...servers } = await this.#program(old);
     await old.ready();
-    this.#connect(servers.tcp, 'x');
-    this.#connect(servers.http, 'GET /rehearsal HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
-    this.#connect(servers.http, 'GET /rehearsal/stream HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
-    this.#ask();
-    await this.#until(() => this.#answered === this.#clients.length);
+    await this.#connect(servers.tcp, 'x');
+    await this.#connect(servers.http, 'GET /rehearsal HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
+    await this.#connect(servers.http, 'GET /rehearsal/stream HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
     old.on('freeze', () => {
       // What changes behind the last pass is found, sent and put in place by code of its own.
       change();
@@ -164,7 +160,9 @@ export class Stage {
       names: new Map([['a', { count: 0 }]]),
       kinds: new Set(['a']),
     }));
+    await nextTurn();
     await image.memory('rehearsal', 4096);
+    await nextTurn();
     const answered = () => {
       this.#answered++;
     };
@@ -190,6 +188,7 @@ export class Stage {
       }
     });
     await image.listen('rehearsal', tcp, {});
+    await nextTurn();
     await image.listen('rehearsal-http', http, {});
     const change = () => {
       state.count++;
@@ -231,6 +230,8 @@ export class Stage {
   async #image({ theirs }: Luod, message: Welcome['message'], fds: number[]): Promise<Program> {
     const image = await this.#openImage(LuodLink.over(this.#disown(theirs)), { message, fds });
     this.#undo.push(() => image.leaveStage());
+    // What follows is for other turns of a program that serves.
+    await nextTurn();
     return image;
   }
 
@@ -247,12 +248,15 @@ export class Stage {
     this.#undo.push(() => wire.close());
   }
 
-  /** A client, whose connection `server` has accepted. */
-  #connect(server: Server, request: string): void {
+  /** A client, whose connection `server` has accepted, and its first request. */
+  async #connect(server: Server, request: string): Promise<void> {
     const [fd, accepted] = socketPair();
     this.#own(fd);
     this.#clients.push({ fd, request: Buffer.from(request) });
     server.emit('connection', new Socket({ fd: accepted }));
+    await nextTurn();
+    sendFds(fd, Buffer.from(request), []);
+    await this.#until(() => this.#answered === this.#clients.length);
   }
 
   #ask(): void {
@@ -286,9 +290,17 @@ const OF_NO_SERVICE = { service: 'rehearsal', generation: 1 };
  * Collects garbage now, and not in the middle of the cut. In an image that serves only the young objects, which is short however large its
  * heap is.
  */
-export function collectGarbage(which: 'all' | 'young'): void {
+function collectGarbage(which: 'all' | 'young'): void {
+  gc ??= exposedGc();
+  gc(which === 'young' ? { type: 'minor' } : undefined);
+}
+
+type Gc = (options?: { type: 'minor' }) => void;
+let gc: Gc | undefined;
+
+function exposedGc(): Gc {
   setFlagsFromString('--expose-gc');
-  const gc: unknown = runInNewContext('gc');
+  const exposed: unknown = runInNewContext('gc');
   setFlagsFromString('--no-expose-gc');
-  if (typeof gc === 'function') gc(which === 'young' ? { type: 'minor' } : undefined);
+  return typeof exposed === 'function' ? (exposed as Gc) : () => undefined;
 }

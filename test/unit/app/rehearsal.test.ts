@@ -50,7 +50,7 @@ describe('a rehearsal', () => {
       images.push(image);
       return image;
     }, []);
-    expect(images.map(({ origin }) => origin)).toEqual(['fresh', 'fresh']);
+    expect(images.map(({ origin }) => origin)).toEqual(['fresh']);
   });
 
   it('that cannot be held, or ends half way, is in nobody’s way', async () => {
