@@ -8,7 +8,8 @@ export default defineConfig({
     testTimeout: 900_000,
     hookTimeout: 900_000,
     pool: 'forks',
-    fileParallelism: false,
+    // Two guests of two processors each: a guest waits for much of its time.
+    maxWorkers: 2,
     reporters: ['verbose'],
   },
 });
