@@ -35,7 +35,7 @@ import { BUILD_NEEDS, ensurePackages, findSource, unpackSource } from './debian.
 const HELP = `Usage: npm run kernel:build -- [OPTIONS]
 
 Builds the kernel that the tests of /dev/liveupdate boot: Debian's newest kernel source from 7.0 on, small, with the Live
-Update Orchestrator. About ten minutes the first time, under a second when the cache has it.
+Update Orchestrator. About six minutes on two processors the first time, under a second when the cache has it.
 
   npm run --silent kernel:build -- --print-path     the path of the kernel image, built if need be
   npm run kernel:build -- --update                  ask Debian for a newer kernel than the cached one

@@ -36,8 +36,6 @@ const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
 /** Connections between two turns of a program that serves: less than a millisecond's work, also of HTTP. */
 const FREEZE_PART = 250;
-/** Cuts in an image that is to take over. The first compiles, the others find out what kinds of objects the code meets. */
-const CUTS = 3;
 /** No rehearsal needs as many turns of the loop; one that does is given up. */
 const TURNS = 2000;
 
@@ -65,12 +63,13 @@ export async function rehearseFreeze(openImage: OpenImage, sets: readonly Connec
   collectGarbage('young');
 }
 
-/** Takes over, several times. Resolves when everything was given back. */
+/** Takes over. Resolves when everything was given back. */
 export async function rehearseCut(openImage: OpenImage): Promise<void> {
   // Before, and not behind: an image that does not serve yet has time, and ten thousand adopted sockets are young objects, which V8
   // would copy about in the middle of the cut.
   collectGarbage('all');
-  for (let round = 0; round < CUTS; round++) await act(openImage, 'cut');
+  // Once: what counts is that each function is compiled. More brought nothing that could be measured.
+  await act(openImage, 'cut');
   collectGarbage('young');
 }
 

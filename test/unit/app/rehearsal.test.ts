@@ -36,14 +36,7 @@ describe('a rehearsal', () => {
       images.push(image);
       return image;
     });
-    expect(images.map(({ origin }) => origin)).toEqual([
-      'fresh',
-      'update',
-      'fresh',
-      'update',
-      'fresh',
-      'update',
-    ]);
+    expect(images.map(({ origin }) => origin)).toEqual(['fresh', 'update']);
     images.length = 0;
     await rehearseFreeze(async (link, welcome) => {
       const image = await Program.onStage(link, welcome);
@@ -65,6 +58,6 @@ describe('a rehearsal', () => {
     await rehearseCut((link, welcome) =>
       ++opened % 2 === 0 ? refuse(link, welcome) : Program.onStage(link, welcome),
     );
-    expect(opened).toBe(6);
+    expect(opened).toBe(2);
   });
 });
