@@ -246,7 +246,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const kept of this.#kept.values()) {
       if (kept.file instanceof Memory) kept.file.close();
       if (!(kept instanceof KeptListener)) continue;
-      for (const { socket } of [...kept.connections]) socket.destroy();
+      kept.connections.discard();
       kept.file.server?.close();
       kept.file.close();
     }

@@ -36,6 +36,8 @@ const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
 /** Connections between two turns of a program that serves: less than a millisecond's work, also of HTTP. */
 const FREEZE_PART = 250;
+/** How long a socket that nobody else writes to may be full. */
+const FLUSH_MS = 100;
 /** No rehearsal needs as many turns of the loop; one that does is given up. */
 const TURNS = 2000;
 
@@ -121,6 +123,8 @@ export class Stage {
       // It stands still before it could read them.
       this.#ask();
       before.send({ type: 'finish', drainMs: 0 });
+      // It is about to wait for this without a turn of the loop.
+      before.flush();
     });
 
     const word = this.#own(createCommitWord());
@@ -144,6 +148,8 @@ export class Stage {
     ]);
     await this.#program(next);
     const ready = next.ready();
+    // Looked at below; it may fail before.
+    ready.catch(() => undefined);
     await this.#until(() => isReady);
     this.#answered = 0;
     before.send({ type: 'freeze' });
@@ -223,6 +229,7 @@ export class Stage {
     return {
       theirs,
       send: (message, fds) => wire.send(toWire(message), fds),
+      flush: () => wire.flushNow(FLUSH_MS),
     };
   }
 
@@ -281,6 +288,7 @@ interface Luod {
   /** The image's end. */
   readonly theirs: number;
   send(message: LuodToImage, fds?: readonly number[]): void;
+  flush(): void;
 }
 
 const OF_NO_SERVICE = { service: 'rehearsal', generation: 1 };

@@ -21,7 +21,9 @@ import { withResolvers } from '../core/resolvers.js';
 import { isThenable } from '../core/sequence.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
-import type { ConnectionSet } from '../handlers/connection-set.js';
+import { ConnectionSet } from '../handlers/connection-set.js';
+import { Listener } from '../handlers/listener.js';
+import { Memory } from '../handlers/memory.js';
 import type { Handover as Passing } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
 import { readImageFile, writeImageFile } from '../handover/image-file.js';
@@ -267,6 +269,16 @@ export abstract class Passed extends Incoming {
     return file === undefined ? undefined : this.records.adopted<ConnectionSet>(handleOf(file.data));
   }
 
+  /** Gives up everything that came. */
+  protected abandon(): void {
+    for (const [, { data }] of this.everything()) {
+      const file = this.records.adopted<unknown>(handleOf(data));
+      if (file instanceof ConnectionSet) file.discard();
+      else if (file instanceof Memory || file instanceof Listener) file.close();
+    }
+    this.records.clear();
+  }
+
   /** How many live connections came; `finish` gives the records up. */
   protected countConnections(): number {
     let connections = 0;
@@ -359,6 +371,7 @@ export class Successor extends Passed {
   close(): void {
     this.#direct.close();
     this.#closeCommitWord();
+    this.abandon();
   }
 
   #closeCommitWord(): void {

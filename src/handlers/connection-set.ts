@@ -587,6 +587,13 @@ export class ConnectionSet {
     this.#endReadiness();
   }
 
+  /** Ends all connections, and what watches them. */
+  discard(): void {
+    for (const { socket } of [...this.#members.values()]) socket.destroy();
+    this.#armOne = undefined;
+    this.#endReadiness();
+  }
+
   /** After the commit, in an old image that ends. */
   sever(): void {
     for (const connection of this.#members.values()) connection.sever();

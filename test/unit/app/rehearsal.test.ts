@@ -60,4 +60,17 @@ describe('a rehearsal', () => {
     );
     expect(opened).toBe(2);
   });
+
+  it('that ends when everything has come gives that back, too', async () => {
+    let hasCome = false;
+    await rehearseCut(async (link, welcome) => {
+      const image = await Program.onStage(link, welcome);
+      if (image.origin === 'update') {
+        hasCome = true;
+        image.state = () => Promise.reject(new Error('the next version does not want it'));
+      }
+      return image;
+    });
+    expect(hasCome).toBe(true);
+  });
 });
