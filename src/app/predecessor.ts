@@ -127,6 +127,7 @@ export class Predecessor {
 
   /** Of an image that does not end with its process: nothing more is to be handed on. */
   close(): void {
+    if (this.#state === 'ended') return;
     this.#state = 'ended';
     this.#direct.close();
     closeFd(this.#options.commitFd);

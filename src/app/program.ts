@@ -700,6 +700,7 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** This image will not take over: what it serves goes back, and it waits, halted, to be killed. */
   #giveBack(): void {
+    if (this.#isOnStage) return;
     const link = this.#link;
     if (!(this.#incoming instanceof Successor) || this.#incoming.isCommitted || link === undefined) return;
     try {
@@ -985,6 +986,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   }
 
   #lost(): void {
+    if (this.#isOnStage) return;
     if (this.#lingering !== undefined) return;
     const predecessor = this.#predecessor;
     if (predecessor === undefined) this.#orphan();

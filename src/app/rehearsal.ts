@@ -11,7 +11,7 @@
  */
 import { Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { Server, Socket } from 'node:net';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { LiveUpdateError } from '../core/errors.js';
@@ -36,6 +36,8 @@ const ENOUGH = 20_000;
 const FREEZE_ROUNDS = 20;
 /** Connections between two turns of a program that serves: less than a millisecond's work, also of HTTP. */
 const FREEZE_PART = 250;
+/** A rehearsal takes a tenth of a second. One that a step of its own has left waiting is given up. */
+const PATIENCE_MS = 2000;
 /** How long a socket that nobody else writes to may be full. */
 const FLUSH_MS = 100;
 /** No rehearsal needs as many turns of the loop; one that does is given up. */
@@ -78,7 +80,10 @@ export async function rehearseCut(openImage: OpenImage): Promise<void> {
 async function act(openImage: OpenImage, part: 'freeze' | 'cut'): Promise<void> {
   const stage = new Stage(openImage);
   try {
-    await stage.play(part);
+    const play = stage.play(part);
+    // One that is given up may fail later.
+    play.catch(() => undefined);
+    await Promise.race([play, sleep(PATIENCE_MS, undefined, { ref: false })]);
   } catch {
     // For want of descriptors or memory, say. It costs the cut its speed and nothing else; what matters fails again where it is told.
   } finally {
@@ -192,6 +197,7 @@ export class Stage {
         openStream(request, response);
       }
     });
+    http.keepAliveTimeout = 0;
     await image.listen('rehearsal', tcp, {});
     await nextTurn();
     await image.listen('rehearsal-http', http, {});
@@ -278,7 +284,13 @@ export class Stage {
 
   /** Gives everything back. */
   clear(): void {
-    for (const undo of this.#undo.splice(0).reverse()) undo();
+    for (const undo of this.#undo.splice(0).reverse()) {
+      try {
+        undo();
+      } catch {
+        // What is left is given back all the same, and the real update must not hear of it.
+      }
+    }
     for (const fd of this.#owned) closeFd(fd);
     this.#owned.clear();
   }
