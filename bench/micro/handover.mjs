@@ -7,14 +7,15 @@ import { readHandover } from '../../build/handover/received.js';
 import { IncomingRecords, OutgoingRecords } from '../../build/handover/records.js';
 import { Wire } from '../../build/handover/wire.js';
 import { createMemfd, recvFds, sendFds, socketPair } from '../../build/linux/index.js';
+import { MAX_FDS_PER_MESSAGE } from '../../build/linux/scm-rights.js';
 import { series, threadTime } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 100_000];
 const MEBIBYTES = [1, 4, 16, 64];
-const BATCHES = [1, 4, 16, 64, 253];
-const RECORDS = [506, 5060, 50_600];
+const BATCHES = [1, 4, 16, 64, MAX_FDS_PER_MESSAGE];
+const RECORDS = [504, 5040, 50_400];
 /** Records of one pass, as the predecessor sends them. */
-const PASS = 253;
+const PASS = MAX_FDS_PER_MESSAGE - 1;
 
 function imageOf(files) {
   return {

@@ -8,8 +8,9 @@ import { SESSION_NAME_BYTES } from '../core/names.js';
 import type { Token } from '../core/types.js';
 import type { CarriedFileHandler } from '../handlers/carried.js';
 import { Connection } from '../handlers/connection.js';
-import type { ConnectionSet } from '../handlers/connection-set.js';
-import type { Listener } from '../handlers/listener.js';
+import { ConnectionSet } from '../handlers/connection-set.js';
+import { Listener } from '../handlers/listener.js';
+import { Memory } from '../handlers/memory.js';
 import { protocolOf, type ServerProtocol } from '../handlers/server-protocol.js';
 import type { Upgrades } from '../handlers/upgrades.js';
 
@@ -45,6 +46,12 @@ export function sessionName(kind: Kind | Upgrade, name: string): string {
  * batches, while both images serve.
  */
 export type Cut = 'atomic' | 'rolling';
+
+/** Gives back what a file of an image holds that ends before its process does; what holds nothing but memory has nothing to give. */
+export function discard(file: unknown): void {
+  if (file instanceof ConnectionSet) file.discard();
+  else if (file instanceof Memory || file instanceof Listener) file.close();
+}
 
 /** A named thing that is not a listener. */
 export interface KeptFile {

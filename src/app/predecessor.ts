@@ -41,14 +41,14 @@ import {
 import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
-import { waitReadable } from '../linux/scm-rights.js';
+import { MAX_FDS_PER_MESSAGE, waitReadable } from '../linux/scm-rights.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
 
-/** Connections of one pass: as many as one message takes descriptors of, few enough to leave the program its turn in between. */
-const PASS_CONNECTIONS = 253;
+/** Connections of one pass: as many as one message takes descriptors of beside the image's, few enough to leave the program its turn in between. */
+const PASS_CONNECTIONS = MAX_FDS_PER_MESSAGE - 1;
 /** And so much that they tell ahead: a millisecond's work. */
 const PASS_BYTES = 256 << 10;
 /** Passes on their way without an answer. */
@@ -57,7 +57,7 @@ const PASS_WINDOW = 2;
 const BATCH_CONNECTIONS = 16;
 /** How long a rollback waits for the end of a successor that may give connections back. */
 const GIVE_BACK_MS = 5000;
-/** How long the frozen image waits for a successor that does not read. luod's own deadline is the real one. */
+/** How long a frozen image waits for a successor that does not read. luod's own deadline is the real one. */
 const FLUSH_MS = 10_000;
 
 type State = 'preserving' | 'preserved' | 'rolling' | 'freezing' | 'frozen' | 'ended';
@@ -80,6 +80,8 @@ export interface PredecessorOptions {
   readonly rehearse: (sets: readonly ConnectionSet[]) => Promise<void>;
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
+  /** How long it may halt, frozen, because nobody reads what it says, in milliseconds. Default: 10 seconds. */
+  readonly flushMs?: number | undefined;
 }
 
 export class Predecessor {
@@ -89,6 +91,7 @@ export class Predecessor {
   #state: State = 'preserving';
   #directEnded = false;
   readonly #directEnd = withResolvers<void>();
+  readonly #flushMs: number;
   #unanswered = 0;
   #answered: (() => void) | undefined;
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
@@ -99,6 +102,7 @@ export class Predecessor {
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
+    this.#flushMs = options.flushMs ?? FLUSH_MS;
     this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
       message: (message, fds) => {
@@ -364,7 +368,7 @@ export class Predecessor {
         image,
         { records: pass.records, fds: [...pass.fds, ...inherited.flatMap(({ fds }) => fds)] },
       );
-      this.#direct.flushNow(FLUSH_MS);
+      this.#direct.flushNow(this.#flushMs);
     } catch (error) {
       // Nobody can have the whole image; luod hears of it and calls the update off.
       this.#state = 'freezing';
@@ -377,7 +381,7 @@ export class Predecessor {
   #halt(): Verdict {
     const { link, commitFd } = this.#options;
     try {
-      link.flushNow(FLUSH_MS);
+      link.flushNow(this.#flushMs);
     } catch (error) {
       // luod died: the loop below sees its end and lets the commit word decide.
       if (link.isOpen) throw error;

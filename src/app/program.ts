@@ -49,7 +49,7 @@ import { closeFd } from '../linux/fd.js';
 import { waitReadable } from '../linux/scm-rights.js';
 import { ExecUpdate } from './exec-update.js';
 import { Inherited } from './inherited.js';
-import { type Cut, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
+import { type Cut, discard, type Kept, KeptListener, type Kind, sessionName } from './kept.js';
 import { handlerOf, toFile } from './kept-object.js';
 import { LateArrivals } from './late-arrivals.js';
 import { countStaying, Lingering } from './lingering.js';
@@ -129,6 +129,8 @@ const LOWEST_PRIORITY = 19;
 
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
+/** How long an image of a rehearsal may stand still, and with it the program whose process it is in. */
+const STAGE_FLUSH_MS = 100;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
@@ -226,30 +228,35 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** @internal An image of a rehearsal: `rehearsal.ts`. Owns the link and the descriptors, also when it throws. */
   static async onStage(link: LuodLink, welcome: Welcome): Promise<Program> {
-    const program = new Program();
-    program.#isOnStage = true;
+    const { fds } = welcome;
+    let program: Program | undefined;
     try {
+      program = new Program();
+      program.#isOnStage = true;
       await program.#joined(link, welcome);
       return program;
     } catch (error) {
-      program.leaveStage();
+      for (const fd of fds.splice(0)) closeFd(fd);
+      link.close();
+      program?.leaveStage();
       throw error;
     }
   }
 
-  /** @internal The rehearsal is over: gives everything back. */
+  /** @internal The rehearsal is over: gives everything back. May be called again, when something was still under way. */
   leaveStage(): void {
     this.#link?.close();
     this.#late.letGo();
     this.#predecessor?.close();
     if (this.#incoming instanceof Successor) this.#incoming.close();
     for (const kept of this.#kept.values()) {
-      if (kept.file instanceof Memory) kept.file.close();
-      if (!(kept instanceof KeptListener)) continue;
-      kept.connections.discard();
-      kept.file.server?.close();
-      kept.file.close();
+      if (kept instanceof KeptListener) {
+        kept.connections.discard();
+        kept.file.server?.close();
+      }
+      discard(kept.file);
     }
+    this.#kept.clear();
   }
 
   async #joined(link: LuodLink, { message, fds }: Welcome): Promise<void> {
@@ -281,6 +288,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         },
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
+      fds.length = 0;
     }
     link.listen({
       message: (next, nextFds) => this.#take(next, nextFds),
@@ -700,7 +708,6 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** This image will not take over: what it serves goes back, and it waits, halted, to be killed. */
   #giveBack(): void {
-    if (this.#isOnStage) return;
     const link = this.#link;
     if (!(this.#incoming instanceof Successor) || this.#incoming.isCommitted || link === undefined) return;
     try {
@@ -879,28 +886,30 @@ export class Program extends EventEmitter<ProgramEvents> {
     const [directFd, commitFd] = fds;
     const link = this.#link;
     if (directFd === undefined || commitFd === undefined || link === undefined) return;
+    let predecessor: Predecessor;
     try {
       this.#requireTidy();
+      predecessor = new Predecessor({
+        orchestrator: this.orchestrator,
+        handover: this.#handover,
+        kept: [...this.#kept.values()],
+        link,
+        carrier,
+        directFd,
+        commitFd,
+        handler: (file) => this.#handlerOf(file),
+        inherited: () => this.#late.toHandOn(),
+        rehearse: async (sets) => {
+          if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets);
+        },
+        announceFreeze: () => this.#announceFreeze(),
+        flushMs: this.#isOnStage ? STAGE_FLUSH_MS : undefined,
+      });
     } catch (error) {
       for (const fd of fds) closeFd(fd);
       link.report('preserve', LiveUpdateError.from(error));
       return;
     }
-    const predecessor = new Predecessor({
-      orchestrator: this.orchestrator,
-      handover: this.#handover,
-      kept: [...this.#kept.values()],
-      link,
-      carrier,
-      directFd,
-      commitFd,
-      handler: (file) => this.#handlerOf(file),
-      inherited: () => this.#late.toHandOn(),
-      rehearse: async (sets) => {
-        if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets);
-      },
-      announceFreeze: () => this.#announceFreeze(),
-    });
     this.#predecessor = predecessor;
     this.#updateOver = withResolvers();
     predecessor.preserve().then(
@@ -944,8 +953,12 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /** Without a turn of the event loop: it would accept connections and read bytes that are the successor's. */
   #leave(predecessor: Predecessor): void {
-    if (this.#isOnStage) return;
     const listeners = [...this.#kept.values()].filter((kept) => kept instanceof KeptListener);
+    if (this.#isOnStage) {
+      // The process goes on, and so does its loop: the next image alone is to answer.
+      for (const { connections } of listeners) connections.detach();
+      return;
+    }
     const lingers = countStaying(listeners) > 0;
     const failures = predecessor.sever(lingers);
     // A warning would come too late for this process.

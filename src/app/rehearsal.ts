@@ -15,9 +15,11 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { LiveUpdateError } from '../core/errors.js';
+import { withResolvers } from '../core/resolvers.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import { createCommitWord } from '../handover/commit-word.js';
 import {
+  type ErrorReport,
   type ImageToLuod,
   type LuodToImage,
   type OldToSuccessor,
@@ -79,14 +81,16 @@ export async function rehearseCut(openImage: OpenImage): Promise<void> {
 
 async function act(openImage: OpenImage, part: 'freeze' | 'cut'): Promise<void> {
   const stage = new Stage(openImage);
+  const late = new AbortController();
   try {
-    const play = stage.play(part);
-    // One that is given up may fail later.
-    play.catch(() => undefined);
-    await Promise.race([play, sleep(PATIENCE_MS, undefined, { ref: false })]);
+    await Promise.race([
+      stage.play(part),
+      sleep(PATIENCE_MS, undefined, { ref: false, signal: late.signal }),
+    ]);
   } catch {
     // For want of descriptors or memory, say. It costs the cut its speed and nothing else; what matters fails again where it is told.
   } finally {
+    late.abort();
     stage.clear();
   }
 }
@@ -98,18 +102,31 @@ export class Stage {
   /** Descriptors that are nobody else's yet. */
   readonly #owned = new Set<number>();
   readonly #clients: { readonly fd: number; readonly request: Buffer }[] = [];
-  /** Requests that were answered. */
-  #answered = 0;
+  /** What fails elsewhere than in a step of the play: an image says it to luod, or its end of the conversation ends. */
+  readonly #failure = withResolvers<never>();
+  #isOver = false;
 
   constructor(openImage: OpenImage) {
     this.#openImage = openImage;
+    // It may come when the play is over.
+    this.#failure.promise.catch(() => undefined);
   }
 
   /**
-   * 'freeze': to the halt of the old image. 'cut': to the answers of the new one.
-   * @throws {LiveUpdateError} whatever fails; ETIMEDOUT.
+   * 'freeze': to the halt of the old image. 'cut': until the new one has answered all that the old one was asked at last.
+   * @throws {LiveUpdateError} whatever fails; ETIMEDOUT; ECANCELED when it was cleared meanwhile.
    */
   async play(part: 'freeze' | 'cut'): Promise<void> {
+    const steps = this.#steps(part);
+    const again = () => {
+      // What was under way when all was given back may have made something.
+      if (this.#isOver) this.clear();
+    };
+    steps.then(again, again);
+    await Promise.race([steps, this.#failure.promise]);
+  }
+
+  async #steps(part: 'freeze' | 'cut'): Promise<void> {
     let isPreserved = false;
     let isFrozen = false;
     const before = this.#luod((type) => {
@@ -117,15 +134,15 @@ export class Stage {
       isFrozen ||= type === 'frozen';
     });
     const old = await this.#image(before, { type: 'welcome', role: 'fresh', ...OF_NO_SERVICE }, []);
-    const { change, ...servers } = await this.#program(old);
+    const serving = await this.#program(old);
     await old.ready();
-    await this.#connect(servers.tcp, 'x');
-    await this.#connect(servers.http, 'GET /rehearsal HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
-    await this.#connect(servers.http, 'GET /rehearsal/stream HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
+    await this.#connect(serving, 'tcp', 'x');
+    await this.#connect(serving, 'http', 'GET /rehearsal HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
+    await this.#connect(serving, 'http', 'GET /rehearsal/stream HTTP/1.1\r\nHost: liveupdate\r\n\r\n');
     old.on('freeze', () => {
       // What changes behind the last pass is found, sent and put in place by code of its own.
-      change();
-      // It stands still before it could read them.
+      serving.change();
+      // It stands still before it could read them, and lets go before the loop turns.
       this.#ask();
       before.send({ type: 'finish', drainMs: 0 });
       // It is about to wait for this without a turn of the loop.
@@ -135,9 +152,10 @@ export class Stage {
     const word = this.#own(createCommitWord());
     const [direct, nextDirect] = socketPair().map((fd) => this.#own(fd)) as [number, number];
     before.send({ type: 'preserve', carrier: 'luod' }, [direct, word]);
-    closeFd(this.#disown(direct));
+    this.#disown(direct);
+    closeFd(direct);
     if (part === 'freeze') {
-      this.#audience(this.#disown(nextDirect));
+      this.#audience(nextDirect);
       await this.#until(() => isPreserved);
       before.send({ type: 'freeze' });
       await this.#until(() => isFrozen);
@@ -148,33 +166,33 @@ export class Stage {
       isReady ||= type === 'ready';
     });
     const next = await this.#image(after, { type: 'welcome', role: 'successor', ...OF_NO_SERVICE }, [
-      this.#disown(nextDirect),
-      this.#disown(word),
+      nextDirect,
+      word,
     ]);
-    await this.#program(next);
+    const taking = await this.#program(next);
     const ready = next.ready();
     // Looked at below; it may fail before.
     ready.catch(() => undefined);
     await this.#until(() => isReady);
-    this.#answered = 0;
     before.send({ type: 'freeze' });
     await ready;
-    await this.#until(() => this.#answered === this.#clients.length);
+    await this.#until(() => taking.answers() === this.#clients.length);
   }
 
   /** What both images keep. */
-  async #program(image: Program): Promise<{ tcp: Server; http: HttpServer; change: () => void }> {
+  async #program(image: Program): Promise<Serving> {
     const state = await image.state('rehearsal', () => ({
       count: 0,
       numbers: [1],
       names: new Map([['a', { count: 0 }]]),
       kinds: new Set(['a']),
     }));
-    await nextTurn();
+    await this.#turn();
     await image.memory('rehearsal', 4096);
-    await nextTurn();
+    await this.#turn();
+    let answers = 0;
     const answered = () => {
-      this.#answered++;
+      answers++;
     };
     const tcp = new Server((socket) => {
       const connection = image.connection<{ bytes: number }>(socket);
@@ -199,7 +217,7 @@ export class Stage {
     });
     http.keepAliveTimeout = 0;
     await image.listen('rehearsal', tcp, {});
-    await nextTurn();
+    await this.#turn();
     await image.listen('rehearsal-http', http, {});
     const change = () => {
       state.count++;
@@ -207,7 +225,7 @@ export class Stage {
       state.names.set('b', { count: state.count });
       state.kinds.add('b');
     };
-    return { tcp, http, change };
+    return { tcp, http, change, answers: () => answers };
   }
 
   #own(fd: number): number {
@@ -215,23 +233,18 @@ export class Stage {
     return fd;
   }
 
-  #disown(fd: number): number {
+  #disown(fd: number): void {
     this.#owned.delete(fd);
-    return fd;
   }
 
   /** A luod's end of a conversation. */
   #luod(hear: (type: ImageToLuod['type']) => void): Luod {
-    const [ours, theirs] = socketPair();
-    this.#own(theirs);
-    const wire = new Wire(ours, {
-      message: (message, fds) => {
-        for (const fd of fds) closeFd(fd);
-        hear((message as unknown as ImageToLuod).type);
-      },
-      closed: () => undefined,
+    const [ours, theirs] = socketPair().map((fd) => this.#own(fd)) as [number, number];
+    const wire = this.#wire(ours, (message) => {
+      const said = message as unknown as ImageToLuod;
+      if (said.type === 'failed') this.#fail(said.error);
+      hear(said.type);
     });
-    this.#undo.push(() => wire.close());
     return {
       theirs,
       send: (message, fds) => wire.send(toWire(message), fds),
@@ -239,36 +252,58 @@ export class Stage {
     };
   }
 
+  /** @param fds The stage's; the image's from now on. */
   async #image({ theirs }: Luod, message: Welcome['message'], fds: number[]): Promise<Program> {
-    const image = await this.#openImage(LuodLink.over(this.#disown(theirs)), { message, fds });
+    const link = LuodLink.over(theirs);
+    for (const fd of [theirs, ...fds]) this.#disown(fd);
+    const image = await this.#openImage(link, { message, fds });
     this.#undo.push(() => image.leaveStage());
     // What follows is for other turns of a program that serves.
-    await nextTurn();
+    await this.#turn();
     return image;
+  }
+
+  #wire(fd: number, message: (message: WireMessage, wire: Wire) => void): Wire {
+    const wire = new Wire(fd, {
+      message: (said, fds) => {
+        for (const received of fds) closeFd(received);
+        message(said, wire);
+      },
+      closed: () => this.#fail({ code: 'EPIPE', message: 'an image left' }),
+    });
+    this.#disown(fd);
+    this.#undo.push(() => wire.close());
+    return wire;
+  }
+
+  #fail(report: ErrorReport): void {
+    this.#failure.reject(failure(report));
+  }
+
+  /** @throws {LiveUpdateError} ECANCELED when everything was given back meanwhile. */
+  async #turn(): Promise<void> {
+    await nextTurn();
+    if (this.#isOver) throw failure(GIVEN_UP);
   }
 
   /** In the place of a successor: says that it has what comes. */
   #audience(direct: number): void {
-    const wire = new Wire(direct, {
-      message: (message: WireMessage, fds) => {
-        for (const fd of fds) closeFd(fd);
-        const { type } = message as unknown as OldToSuccessor;
-        if (type === 'precopy') wire.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
-      },
-      closed: () => undefined,
+    this.#wire(direct, (message, wire) => {
+      const { type } = message as unknown as OldToSuccessor;
+      if (type === 'precopy') wire.send(toWire({ type: 'ack' } satisfies SuccessorToOld));
     });
-    this.#undo.push(() => wire.close());
   }
 
-  /** A client, whose connection `server` has accepted, and its first request. */
-  async #connect(server: Server, request: string): Promise<void> {
-    const [fd, accepted] = socketPair();
-    this.#own(fd);
+  /** A client, whose connection the server has accepted, and its first request. */
+  async #connect(serving: Serving, server: 'tcp' | 'http', request: string): Promise<void> {
+    const [fd, accepted] = socketPair().map((one) => this.#own(one)) as [number, number];
     this.#clients.push({ fd, request: Buffer.from(request) });
-    server.emit('connection', new Socket({ fd: accepted }));
-    await nextTurn();
+    const socket = new Socket({ fd: accepted });
+    this.#disown(accepted);
+    serving[server].emit('connection', socket);
+    await this.#turn();
     sendFds(fd, Buffer.from(request), []);
-    await this.#until(() => this.#answered === this.#clients.length);
+    await this.#until(() => serving.answers() === this.#clients.length);
   }
 
   #ask(): void {
@@ -278,12 +313,14 @@ export class Stage {
   async #until(isSo: () => boolean): Promise<void> {
     for (let turn = 0; !isSo(); turn++) {
       if (turn === TURNS) throw new LiveUpdateError('ETIMEDOUT', 'the rehearsal did not come to its end');
-      await nextTurn();
+      await this.#turn();
     }
   }
 
   /** Gives everything back. */
   clear(): void {
+    this.#isOver = true;
+    this.#fail(GIVEN_UP);
     for (const undo of this.#undo.splice(0).reverse()) {
       try {
         undo();
@@ -294,6 +331,22 @@ export class Stage {
     for (const fd of this.#owned) closeFd(fd);
     this.#owned.clear();
   }
+}
+
+/** What one image serves. */
+interface Serving {
+  readonly tcp: Server;
+  readonly http: HttpServer;
+  /** Changes the state. */
+  change(): void;
+  /** How many requests it has answered. */
+  answers(): number;
+}
+
+const GIVEN_UP: ErrorReport = { code: 'ECANCELED', message: 'the rehearsal was given up' };
+
+function failure({ code, message }: ErrorReport): LiveUpdateError {
+  return LiveUpdateError.from(Object.assign(new Error(message), { code }));
 }
 
 interface Luod {

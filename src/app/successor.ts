@@ -21,9 +21,7 @@ import { withResolvers } from '../core/resolvers.js';
 import { isThenable } from '../core/sequence.js';
 import type { Image, SerializedFile } from '../core/types.js';
 import { type CarriedFileHandler, type Handover, handleOf } from '../handlers/carried.js';
-import { ConnectionSet } from '../handlers/connection-set.js';
-import { Listener } from '../handlers/listener.js';
-import { Memory } from '../handlers/memory.js';
+import type { ConnectionSet } from '../handlers/connection-set.js';
 import type { Handover as Passing } from '../handover/codec.js';
 import { commit } from '../handover/commit-word.js';
 import { readImageFile, writeImageFile } from '../handover/image-file.js';
@@ -39,7 +37,7 @@ import { readHandover } from '../handover/received.js';
 import type { IncomingRecords } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
-import { FILE_TOKEN } from './kept.js';
+import { discard, FILE_TOKEN } from './kept.js';
 import type { InheritedWire, LateArrivals } from './late-arrivals.js';
 
 export interface IncomingOptions {
@@ -271,11 +269,7 @@ export abstract class Passed extends Incoming {
 
   /** Gives up everything that came. */
   protected abandon(): void {
-    for (const [, { data }] of this.everything()) {
-      const file = this.records.adopted<unknown>(handleOf(data));
-      if (file instanceof ConnectionSet) file.discard();
-      else if (file instanceof Memory || file instanceof Listener) file.close();
-    }
+    for (const [, { data }] of this.everything()) discard(this.records.adopted(handleOf(data)));
     this.records.clear();
   }
 

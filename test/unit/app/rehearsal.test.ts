@@ -1,10 +1,19 @@
+import { execFileSync } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Program } from '../../../src/app/program.js';
 import { type OpenImage, rehearseCut, rehearseFreeze, Stage } from '../../../src/app/rehearsal.js';
-import { closeFd } from '../../../src/linux/fd.js';
+import { LiveUpdateError } from '../../../src/core/errors.js';
+import { closeFd, countOpenFds, fdHeadroom } from '../../../src/linux/fd.js';
 import { countDescriptors } from '../linux/descriptors.js';
 
 countDescriptors();
+
+/** Node closes a socket some turns of the loop behind its destroy(). */
+async function descriptorsAre(expected: number): Promise<void> {
+  for (let turn = 0; turn < 100 && countOpenFds() !== expected; turn++) await nextTurn();
+}
 
 const warnings: Error[] = [];
 const note = (warning: Error) => warnings.push(warning);
@@ -72,5 +81,78 @@ describe('a rehearsal', () => {
       return image;
     });
     expect(hasCome).toBe(true);
+  });
+
+  const noMemory = () => {
+    throw new LiveUpdateError('ENOMEM', 'none left');
+  };
+  const failures: [string, (image: Program) => void][] = [
+    ['preserve', (image) => (image.orchestrator.createSession = noMemory)],
+    ['freeze', (image) => image.on('freeze', noMemory)],
+    ['reboot', (image) => (image.orchestrator.reboot = noMemory)],
+    ['retrieve', (image) => (image.orchestrator.deserialize = noMemory)],
+    ['finish', (image) => (image.orchestrator.retrieveSession = noMemory)],
+  ];
+
+  it.each(failures)('whose %s fails ends by that, and not by waiting', async (step, fail) => {
+    const before = countOpenFds();
+    for (const part of ['freeze', 'cut'] as const) {
+      if (part === 'freeze' && (step === 'retrieve' || step === 'finish')) continue;
+      const stage = new Stage(async (link, welcome) => {
+        const image = await Program.onStage(link, welcome);
+        fail(image);
+        return image;
+      });
+      await expect(stage.play(part)).rejects.toMatchObject({ code: 'ENOMEM' });
+      stage.clear();
+    }
+    await descriptorsAre(before);
+  });
+
+  it('that is given up while a step is under way gives back what that step makes', async () => {
+    for (let turns = 0; turns < 40; turns++) {
+      const before = countOpenFds();
+      const stage = new Stage(Program.onStage);
+      const over = stage.play('cut').catch((error: unknown) => LiveUpdateError.from(error).code);
+      for (let turn = 0; turn < turns; turn++) await nextTurn();
+      stage.clear();
+      await over;
+      await descriptorsAre(before);
+      expect([turns, countOpenFds()]).toEqual([turns, before]);
+    }
+  });
+
+  it('leaves no descriptor open, however few there are', async () => {
+    const pid = String(process.pid);
+    const [soft, hard] = execFileSync('prlimit', [
+      '--pid',
+      pid,
+      '--nofile',
+      '--noheadings',
+      '--output',
+      'SOFT,HARD',
+    ])
+      .toString()
+      .trim()
+      .split(/\s+/);
+    execFileSync('prlimit', ['--pid', pid, `--nofile=${countOpenFds() + 64}:${hard}`]);
+    const taken: number[] = [];
+    try {
+      for (let left = 0; left < 60; left++) {
+        for (const part of ['freeze', 'cut'] as const) {
+          while (fdHeadroom() > left + 4) taken.push(openSync('/dev/null', 'r'));
+          const before = countOpenFds();
+          const stage = new Stage(Program.onStage);
+          const over = await stage.play(part).catch((error: unknown) => LiveUpdateError.from(error).code);
+          stage.clear();
+          await descriptorsAre(before);
+          expect([left, part, over, countOpenFds()]).toEqual([left, part, over, before]);
+          for (const fd of taken.splice(0)) closeSync(fd);
+        }
+      }
+    } finally {
+      for (const fd of taken) closeSync(fd);
+      execFileSync('prlimit', ['--pid', pid, `--nofile=${soft}:${hard}`]);
+    }
   });
 });
