@@ -10,6 +10,8 @@ const setting = (name) => Number(execFileSync('getconf', [name]));
 const PAGE = setting('PAGESIZE');
 const TICKS_PER_SECOND = setting('CLK_TCK');
 const SAMPLE_MS = 50;
+/** A look at every process of the machine takes 4 ms, which the clients would see. Most look at what is known and at its children. */
+const SAMPLES_PER_FULL = 10;
 const ENDING_MS = 2000;
 
 /** The fields of /proc/PID/stat that are used here; undefined when there is no such process. */
@@ -43,6 +45,16 @@ function sharedBytes(pid) {
   }
 }
 
+/** Of its first thread, which is the one that starts others. */
+function childrenOf(pid) {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').split(' ').filter(Boolean).map(Number);
+  } catch {
+    // It has ended since; or this kernel does not tell, and the next look at all processes finds them.
+    return [];
+  }
+}
+
 /** A pid may have another owner later, and the same program may come back under its old one. */
 const keyOf = ({ pid, startedAt }) => `${pid} ${startedAt}`;
 
@@ -51,12 +63,18 @@ export class TrackedProcesses {
   #known = new Map();
   #pids = new Set();
   #sessions = new Set();
+  /** Of those that lived at the last look. */
+  #alive = new Set();
+  #samples = 0;
   #timer;
   peakBytes = 0;
   peakPrivateBytes = 0;
 
   constructor() {
-    this.#timer = setInterval(() => this.sample(), SAMPLE_MS);
+    this.#timer = setInterval(() => {
+      if (++this.#samples % SAMPLES_PER_FULL === 0) this.sample();
+      else this.#look(this.#family());
+    }, SAMPLE_MS);
     this.#timer.unref();
   }
 
@@ -74,6 +92,7 @@ export class TrackedProcesses {
     if (seen.session === seen.pid) this.#sessions.add(seen.pid);
   }
 
+  /** Looks at every process of the machine. */
   sample() {
     const all = readdirSync('/proc')
       .filter((name) => /^\d+$/.test(name))
@@ -89,11 +108,39 @@ export class TrackedProcesses {
         isGrowing = true;
       }
     }
+    this.#look(all);
+  }
+
+  /** What lived at the last look and still does, and the children of that. */
+  #family() {
+    const family = [];
+    const pids = [...this.#alive];
+    const seen = new Set(pids);
+    for (const pid of pids) {
+      const found = look(pid);
+      if (found === undefined) continue;
+      if (!this.#known.has(keyOf(found))) {
+        if (!this.#pids.has(found.parent)) continue;
+        this.#know(found);
+      }
+      family.push(found);
+      for (const child of childrenOf(pid)) {
+        if (seen.has(child)) continue;
+        seen.add(child);
+        pids.push(child);
+      }
+    }
+    return family;
+  }
+
+  #look(all) {
     let resident = 0;
     let shared = 0;
+    this.#alive.clear();
     for (const seen of all) {
       if (!this.#known.has(keyOf(seen))) continue;
       this.#know(seen);
+      this.#alive.add(seen.pid);
       resident += seen.residentBytes;
       shared += sharedBytes(seen.pid);
     }
