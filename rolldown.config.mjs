@@ -21,6 +21,7 @@ export default defineConfig({
     chunkFileNames: 'chunks/[name].js',
     // Names and lines stay as they are, and a map leads to the source (node --enable-source-maps).
     minify: false,
+    comments: false,
     sourcemap: true,
     codeSplitting: {
       // The first in whose `test` a module is, has it, and what it imports. In the order of who needs least.
