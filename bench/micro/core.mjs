@@ -1,16 +1,23 @@
 /** The orchestrator by itself: one image's files and sessions to the next, with handlers whose callbacks do next to nothing. */
 import { LiveUpdate } from '../../build/core/index.js';
+import { controlOnce } from './control.mjs';
 import { series, threadTime } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 30_000, 100_000];
 const SESSIONS = FILES;
 /** From here on growth is judged: with fewer, what an update costs whatever it carries is a good part of it. */
 const FROM = 1000;
-/**
- * A step that looks up a hundred thousand things in no order waits for memory that no cache holds, where one that looks up a thousand does
- * not. So what is judged of such a series is an update of it, from the first step to the last.
- */
-const TOGETHER = ['all'];
+/** The control of each step: what it does to as many objects. */
+const CONTROL_OF = {
+  create: 'Map: filled',
+  preserve: 'Map: filled',
+  freeze: 'Map: copied',
+  deserialize: 'Map: filled',
+  retrieve: 'Map: asked',
+  finish: 'Map: asked',
+  'finish and close': 'Map: asked',
+  all: 'Map: all',
+};
 
 const nothing = () => undefined;
 
@@ -44,6 +51,10 @@ function watch() {
   let before = threadTime();
   return {
     times,
+    /** What was done since the last step is nobody's. */
+    begin() {
+      before = threadTime();
+    },
     done(name) {
       const now = threadTime();
       times[name] = now - before;
@@ -56,7 +67,8 @@ function filesOnce(count, tokens) {
   const files = Array.from({ length: count }, (_, id) => ({ id }));
   const old = orchestrator();
   const session = old.createSession('s');
-  const { times, done } = watch();
+  const clock = watch();
+  const { times, done } = clock;
   for (let i = 0; i < count; i++) session.preserve(files[i], tokens[i]);
   done('preserve');
   const image = old.reboot();
@@ -70,13 +82,16 @@ function filesOnce(count, tokens) {
   retrieved.finish();
   done('finish');
   times.all = times.preserve + times.freeze + times.deserialize + times.retrieve + times.finish;
+  clock.begin();
+  controlOnce(tokens, clock);
   return times;
 }
 
 function sessionsOnce(count, names) {
   const files = Array.from({ length: count }, (_, id) => ({ id }));
   const old = orchestrator();
-  const { times, done } = watch();
+  const clock = watch();
+  const { times, done } = clock;
   const sessions = names.map((name) => old.createSession(name));
   done('create');
   for (let i = 0; i < count; i++) sessions[i].preserve(files[i], 0n);
@@ -93,6 +108,8 @@ function sessionsOnce(count, names) {
   for (const session of retrieved) session.close();
   done('finish and close');
   times.all = Object.values(times).reduce((sum, time) => sum + time);
+  clock.begin();
+  controlOnce(names, clock);
   return times;
 }
 
@@ -113,6 +130,7 @@ export async function measureCore(repetitions) {
       unit: 'µs a file',
       sizes: FILES,
       from: FROM,
+      controlOf: CONTROL_OF,
       rows: await series(FILES, repetitions, (size) => filesOnce(size, counting.get(size))),
     },
     {
@@ -120,7 +138,7 @@ export async function measureCore(repetitions) {
       unit: 'µs a file',
       sizes: FILES,
       from: FROM,
-      judged: TOGETHER,
+      controlOf: CONTROL_OF,
       rows: await series(FILES, repetitions, (size) => filesOnce(size, scattered.get(size))),
     },
     {
@@ -128,7 +146,7 @@ export async function measureCore(repetitions) {
       unit: 'µs a session',
       sizes: SESSIONS,
       from: FROM,
-      judged: TOGETHER,
+      controlOf: CONTROL_OF,
       rows: await series(SESSIONS, repetitions, (size) => sessionsOnce(size, names.get(size))),
     },
   ];

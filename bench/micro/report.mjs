@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { growth } from './measure.mjs';
 
-/** The largest exponent that counts as linear. */
+/** The largest exponent that counts as linear, of a step that has a control beyond what its control has above 1. */
 export const LINEAR = 1.1;
 
 export function machine() {
@@ -23,17 +23,26 @@ export function rowsOf({ rows, from, uncollected }) {
   }));
 }
 
-/** What is wrong with the tables: growth above linear, of our own code alone where that is known, in the rows that are judged (default: all). */
+/** What is wrong with the tables: growth above linear, of our own code alone where that is known, in what is no control. */
 export function faultsOf(tables) {
-  return tables.flatMap((table) =>
-    rowsOf(table)
-      .filter(({ name }) => table.judged?.includes(name) ?? true)
-      .map(({ name, growth, uncollected }) => ({ name, growth: uncollected ?? growth }))
-      .filter(({ growth }) => growth !== undefined && !(growth.exponent <= LINEAR))
-      .map(({ name, growth: { exponent, from, to } }) => {
-        return `${table.title}, ${name}: grows with exponent ${exponent.toFixed(3)} from ${from} to ${to}; ${LINEAR} is allowed`;
-      }),
-  );
+  return tables.flatMap((table) => {
+    const { controlOf } = table;
+    const rows = rowsOf(table).map(({ name, growth, uncollected }) => ({
+      name,
+      growth: uncollected ?? growth,
+    }));
+    return rows
+      .filter(({ name, growth }) => growth !== undefined && (controlOf === undefined || name in controlOf))
+      .map(({ name, growth }) => {
+        const control = rows.find((row) => row.name === controlOf?.[name]);
+        return { name, growth, allowed: LINEAR + Math.max(0, (control?.growth.exponent ?? 1) - 1), control };
+      })
+      .filter(({ growth, allowed }) => !(growth.exponent <= allowed))
+      .map(({ name, growth: { exponent, from, to }, allowed, control }) => {
+        const beside = control === undefined ? '' : ` beside '${control.name}'`;
+        return `${table.title}, ${name}: grows with exponent ${exponent.toFixed(3)} from ${from} to ${to}; ${Number(allowed.toFixed(3))} is allowed${beside}`;
+      });
+  });
 }
 
 const digits = (number) => (number >= 100 ? number.toFixed(0) : number.toPrecision(3));
