@@ -584,7 +584,10 @@ export class ConnectionSet {
       end = performance.now() + turnMs;
     }
     this.#armOne = undefined;
-    this.#endReadiness();
+    this.#armReady = undefined;
+    const readiness = this.#readiness;
+    this.#readiness = undefined;
+    await readiness?.closeApart();
   }
 
   /** Ends all connections, and what watches them. */
