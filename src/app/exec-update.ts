@@ -126,7 +126,7 @@ export class ExecUpdate {
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
       this.#pass(session, CONNECTIONS_TOKEN);
       // None crosses before the freeze, so that there is nobody to tell of its end.
-      kept.connections.preserve(() => undefined);
+      await kept.connections.preserve(() => undefined);
     }
   }
 

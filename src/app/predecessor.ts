@@ -179,7 +179,7 @@ export class Predecessor {
       await session.preserve(kept.connections, CONNECTIONS_TOKEN);
       bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
       const ended: number[] = [];
-      kept.connections.preserve((id) => {
+      await kept.connections.preserve((id) => {
         // One message for all that ended in this turn of the loop.
         if (ended.push(id) === 1) setImmediate(() => this.#tellEnded(kept.session, ended.splice(0)));
       });

@@ -1,5 +1,6 @@
 import { Socket } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Connection } from '../../../src/handlers/connection.js';
 import { ConnectionSet } from '../../../src/handlers/connection-set.js';
 import { closeFd } from '../../../src/linux/fd.js';
@@ -14,18 +15,71 @@ afterEach(() => {
 /** A set of connections with these states. */
 function setOf(states: readonly unknown[]): ConnectionSet {
   const set = new ConnectionSet();
-  for (const state of states) {
-    const [own, peer] = socketPair();
-    const connection = Connection.of(new Socket({ fd: own }));
-    connection.state = state;
-    set.add(connection);
-    undo.push(() => {
-      connection.socket.destroy();
-      closeFd(peer);
-    });
-  }
+  for (const state of states) add(set, state);
   return set;
 }
+
+function add(set: ConnectionSet, state: unknown): Connection {
+  const [own, peer] = socketPair();
+  const connection = Connection.of(new Socket({ fd: own }));
+  connection.state = state;
+  set.add(connection);
+  undo.push(() => {
+    connection.socket.destroy();
+    closeFd(peer);
+  });
+  return connection;
+}
+
+describe('preserving a set', () => {
+  /** A clock by which every look is a millisecond later: a member takes a turn of the loop. */
+  const slow = () => {
+    let ms = 0;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => ms++);
+    undo.push(() => clock.mockRestore());
+  };
+
+  it('leaves the program its turns, and misses none that comes or ends meanwhile', async () => {
+    slow();
+    const set = setOf([1, 2, 3, 4, 5, 6]);
+    const members = [...set];
+    const ended: number[] = [];
+    let isDone = false;
+    const done = set
+      .preserve((id) => ended.push(id))
+      .then(() => {
+        isDone = true;
+      });
+    await nextTurn();
+    expect(isDone).toBe(false);
+    add(set, 7);
+    // One that was looked at, and one that was not; neither has crossed.
+    members[0]!.socket.destroy();
+    members[5]!.socket.destroy();
+    await done;
+    await nextTurn();
+    expect(set.waiting).toBe(5);
+    expect(set.size).toBe(5);
+    expect([...set.takeWaiting(10).ids].sort()).toEqual([2, 3, 4, 5, 7]);
+    members[1]!.socket.destroy();
+    await nextTurn();
+    expect(ended).toEqual([2]);
+  });
+
+  it('ends when it is taken back', async () => {
+    slow();
+    const set = setOf([1, 2, 3, 4]);
+    const ended: number[] = [];
+    const done = set.preserve((id) => ended.push(id));
+    await nextTurn();
+    set.unpreserve();
+    await done;
+    expect(set.waiting).toBe(0);
+    for (const { socket } of [...set]) socket.destroy();
+    await nextTurn();
+    expect(ended).toEqual([]);
+  });
+});
 
 describe('a rehearsal of the freeze', () => {
   it('comes to every connection, part by part', () => {
