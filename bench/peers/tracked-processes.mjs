@@ -1,6 +1,7 @@
 /**
  * All processes of a system under test, by /proc: those it was started as, their descendants, and whoever shares a session of
- * one of them, looked for every few milliseconds. What was once found stays found, also when its parent is gone.
+ * one of them. Children are looked for every few milliseconds, all others (of a parent that has ended, of another thread than the first)
+ * ten times as rarely: one that lives a shorter time than that is not seen. What was once found stays found, also when its parent is gone.
  * Gives CPU time and memory, and ends whatever is left, by pid, after a look at the start time: a pid may have a new owner.
  */
 import { execFileSync } from 'node:child_process';

@@ -80,8 +80,11 @@ export interface PredecessorOptions {
   readonly rehearse: (sets: readonly ConnectionSet[]) => Promise<void>;
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
-  /** How long it may halt, frozen, because nobody reads what it says, in milliseconds. Default: 10 seconds. */
-  readonly flushMs?: number | undefined;
+  /**
+   * How long it may stand still, in milliseconds, each time that nobody reads what it says or says what it waits for. Default: 10 seconds,
+   * and for luod's verdict until it comes.
+   */
+  readonly haltMs?: number | undefined;
 }
 
 export class Predecessor {
@@ -92,6 +95,7 @@ export class Predecessor {
   #directEnded = false;
   readonly #directEnd = withResolvers<void>();
   readonly #flushMs: number;
+  readonly #verdictMs: number;
   #unanswered = 0;
   #answered: (() => void) | undefined;
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
@@ -102,7 +106,8 @@ export class Predecessor {
 
   constructor(options: PredecessorOptions) {
     this.#options = options;
-    this.#flushMs = options.flushMs ?? FLUSH_MS;
+    this.#flushMs = options.haltMs ?? FLUSH_MS;
+    this.#verdictMs = options.haltMs ?? -1;
     this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
       message: (message, fds) => {
@@ -169,6 +174,7 @@ export class Predecessor {
     let bytes = 0;
     const acrossKernel = this.#options.carrier === 'kernel';
     for (const kept of preserveOrder(this.#options.kept)) {
+      this.#check();
       if (acrossKernel && kept instanceof KeptListener && !kept.file.isOpen) continue;
       requireOpen(kept);
       const session = await this.#sessions.open(kept);
@@ -388,12 +394,12 @@ export class Predecessor {
     }
     while (this.#verdict === undefined) {
       if (link.isOpen) {
-        waitReadable(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd], -1);
+        this.#await(this.#directEnded ? [link.fd] : [link.fd, this.#direct.fd]);
         link.receiveNow();
         if (!this.#directEnded) this.#direct.receiveNow();
       } else if (!this.#directEnded && !isCommitted(commitFd)) {
         // The successor says when it has committed, or ends.
-        waitReadable([this.#direct.fd], -1);
+        this.#await([this.#direct.fd]);
         this.#direct.receiveNow();
       } else {
         const reason = { code: 'EPIPE', message: 'luod died during the cut' };
@@ -403,6 +409,11 @@ export class Predecessor {
       }
     }
     return this.#verdict.kind;
+  }
+
+  #await(fds: number[]): void {
+    if (waitReadable(fds, this.#verdictMs).length === 0)
+      throw new LiveUpdateError('ETIMEDOUT', 'no verdict came', { operation: 'halt' });
   }
 
   /** luod's verdict; takes effect when the halted image looks, or at once when it is not frozen. */

@@ -130,7 +130,7 @@ const LOWEST_PRIORITY = 19;
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
 /** How long an image of a rehearsal may stand still, and with it the program whose process it is in. */
-const STAGE_FLUSH_MS = 100;
+const STAGE_HALT_MS = 100;
 
 /** An update's refusal, for lu.update(). */
 interface Waiting {
@@ -903,7 +903,7 @@ export class Program extends EventEmitter<ProgramEvents> {
           if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets);
         },
         announceFreeze: () => this.#announceFreeze(),
-        flushMs: this.#isOnStage ? STAGE_FLUSH_MS : undefined,
+        haltMs: this.#isOnStage ? STAGE_HALT_MS : undefined,
       });
     } catch (error) {
       for (const fd of fds) closeFd(fd);

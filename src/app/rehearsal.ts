@@ -99,6 +99,7 @@ async function act(openImage: OpenImage, part: 'freeze' | 'cut'): Promise<void> 
 export class Stage {
   readonly #openImage: OpenImage;
   readonly #undo: (() => void)[] = [];
+  readonly #images: Program[] = [];
   /** Descriptors that are nobody else's yet. */
   readonly #owned = new Set<number>();
   readonly #clients: { readonly fd: number; readonly request: Buffer }[] = [];
@@ -257,7 +258,7 @@ export class Stage {
     const link = LuodLink.over(theirs);
     for (const fd of [theirs, ...fds]) this.#disown(fd);
     const image = await this.#openImage(link, { message, fds });
-    this.#undo.push(() => image.leaveStage());
+    this.#images.push(image);
     // What follows is for other turns of a program that serves.
     await this.#turn();
     return image;
@@ -321,7 +322,8 @@ export class Stage {
   clear(): void {
     this.#isOver = true;
     this.#fail(GIVEN_UP);
-    for (const undo of this.#undo.splice(0).reverse()) {
+    const leave = this.#images.map((image) => () => image.leaveStage());
+    for (const undo of [...this.#undo.splice(0), ...leave].reverse()) {
       try {
         undo();
       } catch {

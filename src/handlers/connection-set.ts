@@ -497,7 +497,7 @@ export class ConnectionSet {
 
   #endReadiness(): void {
     this.#armReady = undefined;
-    this.#readiness?.close();
+    this.#readiness?.closeApart();
     this.#readiness = undefined;
   }
 
@@ -585,23 +585,23 @@ export class ConnectionSet {
    * program makes of a connection takes microseconds or much longer, and longest in its first ones.
    */
   async announce(turnMs: number): Promise<void> {
+    const armOne = this.#armOne;
     let end = performance.now() + turnMs;
     for (const connection of [...this.#members.values()]) {
       if (!connection.isOpen) continue;
       attempt(() => {
-        this.#armOne?.(connection);
+        armOne?.(connection);
         connection.announce();
       });
       if (performance.now() < end) continue;
       await nextTurn();
+      // An update was quicker, and what has crossed is the next image's.
+      if (this.#armOne !== armOne) return;
       this.#armReady?.();
       end = performance.now() + turnMs;
     }
     this.#armOne = undefined;
-    this.#armReady = undefined;
-    const readiness = this.#readiness;
-    this.#readiness = undefined;
-    await readiness?.closeApart();
+    this.#endReadiness();
   }
 
   /** Ends all connections, and what watches them. */

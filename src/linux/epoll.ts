@@ -1,7 +1,7 @@
 /** Readiness of many descriptors: epoll(7). And what libuv's own epoll watches, taken away from under it. */
 import { close, readdirSync, readlinkSync } from 'node:fs';
-import { promisify } from 'node:util';
-import { OwnedFd } from './fd.js';
+import { LiveUpdateError } from '../core/errors.js';
+import { closeFd, F_GETFD, fcntl, OwnedFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
 
 const EPOLL_CLOEXEC = 0o2000000;
@@ -16,8 +16,8 @@ const EVENT_BYTES = process.arch === 'x64' ? 12 : 16;
 const DATA_AT = process.arch === 'x64' ? 4 : 8;
 /** Events of one call. */
 const MAX_EVENTS = 1024;
-
-const closeLater = promisify(close);
+/** So many entries take the kernel longer than to ask a thread. */
+const MANY = 256;
 
 const event = Buffer.alloc(EVENT_BYTES);
 
@@ -28,6 +28,7 @@ const event = Buffer.alloc(EVENT_BYTES);
 export class Readiness implements Disposable {
   readonly #epoll: OwnedFd;
   readonly #events = Buffer.alloc(EVENT_BYTES * MAX_EVENTS);
+  #added = 0;
 
   /** @throws {LiveUpdateError} EMFILE, ENFILE, ENOMEM. */
   constructor() {
@@ -53,6 +54,7 @@ export class Readiness implements Disposable {
     const result = libc.epollCtl(this.fd, EPOLL_CTL_ADD, fd, event);
     const error = errno();
     if (result === -1) throw failure('epoll_ctl', error);
+    this.#added++;
   }
 
   /** Those that are ready now, each once. */
@@ -72,12 +74,17 @@ export class Readiness implements Disposable {
   }
 
   /**
-   * Closes it on a thread of libuv's: the kernel takes each entry out by itself, and the loop would stand still for 8 ms with ten thousand of
-   * them, for 30 while another process with the same sockets ends.
+   * Closes it; one of many descriptors on a thread of libuv's, whenever that has time: the kernel takes each entry out by itself, and the
+   * loop would stand still for 8 ms with ten thousand of them, for 30 while another process with the same sockets ends.
    * @throws {LiveUpdateError} EBADF when it was closed.
    */
-  async closeApart(): Promise<void> {
-    await closeLater(this.#epoll.take());
+  closeApart(): void {
+    const fd = this.#epoll.take();
+    if (this.#added < MANY) closeFd(fd);
+    else
+      close(fd, (error) => {
+        if (error !== null) process.emitWarning(LiveUpdateError.from(error, { operation: 'close' }));
+      });
   }
 
   [Symbol.dispose](): void {
@@ -91,6 +98,8 @@ export class Readiness implements Disposable {
  * @throws {LiveUpdateError} EBADF.
  */
 export function stopWatching(fd: number): void {
+  // Throws when it is `fd` that is closed.
+  fcntl(fd, F_GETFD, 0);
   for (const name of readdirSync('/proc/self/fd')) {
     let target: string;
     try {
@@ -104,7 +113,7 @@ export function stopWatching(fd: number): void {
     const error = errno();
     if (result === 0) continue;
     const problem = failure('epoll_ctl', error);
-    // Another loop's, which does not watch it.
-    if (problem.code !== 'ENOENT') throw problem;
+    // Another loop's, which does not watch it; or one that another thread has closed since it was looked at.
+    if (problem.code !== 'ENOENT' && problem.code !== 'EBADF') throw problem;
   }
 }

@@ -3,7 +3,7 @@ import { fstatSync, readdirSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
 import { errno, failure, libc } from './libc.js';
 
-const F_GETFD = 1;
+export const F_GETFD = 1;
 const F_SETFD = 2;
 const F_GETFL = 3;
 const F_SETFL = 4;

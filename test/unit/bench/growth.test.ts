@@ -31,6 +31,14 @@ describe('growth above linear', () => {
     ]);
   });
 
+  it('is told of a step without a control, and of one that grows with n√n beside any', () => {
+    expect(faultsOf([table({ preserve: 1.2, freeze: 1.2, Map: 1.2 }, { preserve: 'Map' })])).toEqual([
+      'Files, freeze: grows with exponent 1.200 from 1000 to 100000; 1.1 is allowed',
+    ]);
+    expect(faultsOf([table({ preserve: 1.5, Map: 1.6 }, { preserve: 'Map' })])).toHaveLength(1);
+    expect(() => faultsOf([table({ preserve: 1 }, { preserve: 'Mop' })])).toThrow("no 'Mop'");
+  });
+
   it('is not hidden by a control that grows less than linearly', () => {
     expect(faultsOf([table({ preserve: 1.09, Map: 0.8 }, { preserve: 'Map' })])).toEqual([]);
     expect(faultsOf([table({ preserve: 1.11, Map: 0.8 }, { preserve: 'Map' })])).toHaveLength(1);

@@ -1,9 +1,10 @@
-import { Socket } from 'node:net';
+import { Server, Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Connection } from '../../../src/handlers/connection.js';
 import { ConnectionSet } from '../../../src/handlers/connection-set.js';
 import { closeFd } from '../../../src/linux/fd.js';
+import { sendFds } from '../../../src/linux/scm-rights.js';
 import { socketPair } from '../../../src/linux/socketpair.js';
 
 const undo: (() => void)[] = [];
@@ -78,6 +79,35 @@ describe('preserving a set', () => {
     for (const { socket } of [...set]) socket.destroy();
     await nextTurn();
     expect(ended).toEqual([]);
+  });
+});
+
+describe('announcing', () => {
+  it('shows nobody a connection that crossed on before its turn', async () => {
+    const set = new ConnectionSet();
+    const pairs = Array.from({ length: 6 }, () => socketPair());
+    undo.push(() => {
+      for (const [, peer] of pairs) closeFd(peer);
+    });
+    const own = pairs.map(([fd]) => fd);
+    const fresh = Uint32Array.of(1, 2, 3, 4, 5, 6);
+    set.adopt({ fresh, changed: new Uint32Array(0), states: [] }, () => own.shift() as number);
+    const server = new Server();
+    const seen: Socket[] = [];
+    server.on('connection', (socket) => seen.push(socket));
+    set.arm(server, () => undefined);
+    const done = set.announce(0);
+    expect(seen).toHaveLength(1);
+    // It speaks, and is to flow with the next turn.
+    sendFds(pairs[5]![1], Buffer.from('x'), []);
+    await nextTurn();
+    const before = seen.length;
+    set.detach();
+    await done;
+    for (let turn = 0; turn < 5; turn++) await nextTurn();
+    expect(before).toBeLessThan(4);
+    expect(seen).toHaveLength(before);
+    expect(set.size).toBe(0);
   });
 });
 

@@ -1,6 +1,7 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { Readiness } from '../../../src/linux/epoll.js';
-import { closeFd } from '../../../src/linux/fd.js';
+import { closeFd, countOpenFds, dupFd } from '../../../src/linux/fd.js';
 import { recvFds, sendFds } from '../../../src/linux/scm-rights.js';
 import { socketPair } from '../../../src/linux/socketpair.js';
 import { countDescriptors } from './descriptors.js';
@@ -35,16 +36,23 @@ describe('Readiness', () => {
     expect(() => readiness.add(own, 3)).toThrow(expect.objectContaining({ code: 'EBADF' }));
   });
 
-  it('closed on another thread leaves its descriptors as they are', async () => {
+  it.each([
+    ['few descriptors', 3],
+    ['many descriptors on another thread', 300],
+  ])('is closed with %s, and leaves them as they are', async (_, count) => {
+    const before = countOpenFds();
     const readiness = new Readiness();
     const [own, peer] = socketPair();
-    readiness.add(own, 1);
-    await readiness.closeApart();
+    const duplicates = Array.from({ length: count - 1 }, () => dupFd(own));
+    for (const fd of [own, ...duplicates]) readiness.add(fd, fd);
+    readiness.closeApart();
     expect(() => readiness.fd).toThrow(expect.objectContaining({ code: 'EBADF' }));
-    await expect(readiness.closeApart()).rejects.toMatchObject({ code: 'EBADF' });
+    expect(() => readiness.closeApart()).toThrow(expect.objectContaining({ code: 'EBADF' }));
     readiness.close();
+    const left = before + 2 + duplicates.length;
+    while (countOpenFds() !== left) await nextTurn();
     sendFds(peer, BYTE, []);
     expect(recvFds(own, { maxBytes: 1, maxFds: 0 })).toMatchObject({ eof: false });
-    for (const fd of [own, peer]) closeFd(fd);
+    for (const fd of [own, peer, ...duplicates]) closeFd(fd);
   });
 });
