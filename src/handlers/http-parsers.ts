@@ -1,7 +1,7 @@
 /**
  * Which connections of an HTTP/1 server have no message under way, by the list that Node keeps for `closeIdleConnections()` and its
- * timeouts. A parser has begun a message with its first byte, and has none under way behind its last. A new parser counts as one with
- * a message under way, although no byte came.
+ * timeouts. A parser has begun a message with its first byte, and has none under way behind its last. A new parser, of which no byte
+ * came, counts as one with a message under way in Node 20 to 24, and as one without in 26.12: nothing may depend on it.
  *
  * The parser itself does not tell: its `duration()` went from Node 22, 24 and 26 with one of their releases.
  */
