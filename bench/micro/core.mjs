@@ -1,7 +1,7 @@
 /** The orchestrator by itself: one image's files and sessions to the next, with handlers whose callbacks do next to nothing. */
 import { LiveUpdate } from '../../build/core/index.js';
 import { controlOnce } from './control.mjs';
-import { series, threadTime } from './measure.mjs';
+import { series, watch } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 30_000, 100_000];
 const SESSIONS = FILES;
@@ -43,24 +43,6 @@ function orchestrator() {
   const liveupdate = new LiveUpdate();
   liveupdate.registerFileHandler(handler);
   return liveupdate;
-}
-
-/** Times the steps of a sample, one after the other. */
-function watch() {
-  const times = {};
-  let before = threadTime();
-  return {
-    times,
-    /** What was done since the last step is nobody's. */
-    begin() {
-      before = threadTime();
-    },
-    done(name) {
-      const now = threadTime();
-      times[name] = now - before;
-      before = now;
-    },
-  };
 }
 
 function filesOnce(count, tokens) {

@@ -8,7 +8,8 @@ import { IncomingRecords, OutgoingRecords } from '../../build/handover/records.j
 import { Wire } from '../../build/handover/wire.js';
 import { createMemfd, recvFds, sendFds, socketPair } from '../../build/linux/index.js';
 import { MAX_FDS_PER_MESSAGE } from '../../build/linux/scm-rights.js';
-import { series, threadTime } from './measure.mjs';
+import { controlOnce, copyOnce, MAP_STEPS } from './control.mjs';
+import { series, threadTime, watch } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 100_000];
 const MEBIBYTES = [1, 4, 16, 64];
@@ -35,16 +36,20 @@ function imageOf(files) {
   };
 }
 
-function codecOnce(handover) {
-  const start = threadTime();
+/** @param control What stands beside it: takes what `watch()` returns. */
+function codecOnce(handover, control) {
+  const clock = watch();
   const bytes = encodeHandover(handover);
-  const encoded = threadTime();
+  clock.done('encode');
   decodeHandover(bytes, { fdCount: 0 });
-  return { encode: encoded - start, decode: threadTime() - encoded };
+  clock.done('decode');
+  control(clock);
+  return clock.times;
 }
 
 async function layouts(repetitions) {
   const byFiles = new Map(FILES.map((size) => [size, { image: imageOf(size), records: [] }]));
+  const tokens = new Map(FILES.map((size) => [size, Array.from({ length: size }, (_, i) => BigInt(i))]));
   const byBytes = new Map(
     MEBIBYTES.map((size) => {
       const bytes = new Uint8Array(size << 20).fill(5);
@@ -57,14 +62,29 @@ async function layouts(repetitions) {
       unit: 'µs a file',
       sizes: FILES,
       from: 1000,
-      rows: await series(FILES, repetitions, (size) => codecOnce(byFiles.get(size))),
+      controls: MAP_STEPS,
+      controlOf: { encode: 'Map: all', decode: 'Map: all' },
+      rows: await series(FILES, repetitions, (size) =>
+        codecOnce(byFiles.get(size), (clock) => controlOnce(tokens.get(size), clock)),
+      ),
     },
     {
       title: 'Layout, by MiB of one record',
       unit: 'µs a MiB',
       sizes: MEBIBYTES,
       from: 1,
-      rows: await series(MEBIBYTES, Math.min(repetitions, 9), (size) => codecOnce(byBytes.get(size)), 16),
+      controlOf: { encode: 'copied', decode: 'copied' },
+      // 64 MiB of fresh memory come from the kernel page by page, 1 MiB does not: a copy by itself has had 1.8.
+      machine: 1,
+      rows: await series(
+        MEBIBYTES,
+        Math.min(repetitions, 9),
+        (size) => {
+          const handover = byBytes.get(size);
+          return codecOnce(handover, (clock) => copyOnce(handover.records[0].bytes, clock));
+        },
+        16,
+      ),
     },
   ];
 }

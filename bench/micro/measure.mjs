@@ -23,6 +23,24 @@ export function threadTime() {
   return Number(timespec.readBigInt64LE(0)) * 1e6 + Number(timespec.readBigInt64LE(8)) / 1e3;
 }
 
+/** Times the steps of a sample, one after the other. */
+export function watch() {
+  const times = {};
+  let before = threadTime();
+  return {
+    times,
+    /** What was done since the last step is nobody's. */
+    begin() {
+      before = threadTime();
+    },
+    done(name) {
+      const now = threadTime();
+      times[name] = now - before;
+      before = now;
+    },
+  };
+}
+
 export function median(numbers) {
   const sorted = numbers.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;

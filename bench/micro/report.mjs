@@ -5,7 +5,7 @@ import { growth } from './measure.mjs';
 
 /** The largest exponent that counts as linear, of a step that has a control beyond what its control has above 1. */
 export const LINEAR = 1.1;
-/** At most so much of a control's growth is the machine's: what grows with n√n is told, however busy it is. */
+/** At most so much of a control's growth is the machine's, unless a table says otherwise: what grows with n√n is told, however busy it is. */
 const MACHINE = 0.25;
 
 export function machine() {
@@ -36,14 +36,14 @@ export function faultsOf(tables) {
       name,
       growth: uncollected ?? growth,
     }));
-    const controls = new Set(Object.values(controlOf ?? {}));
+    const controls = new Set([...(table.controls ?? []), ...Object.values(controlOf ?? {})]);
     for (const name of controls)
       if (!rows.some((row) => row.name === name)) throw new Error(`${table.title} has no '${name}'`);
     return rows
       .filter(({ name, growth }) => growth !== undefined && !controls.has(name))
       .map(({ name, growth }) => {
         const control = rows.find((row) => row.name === controlOf?.[name]);
-        const machine = Math.min(MACHINE, Math.max(0, (control?.growth.exponent ?? 1) - 1));
+        const machine = Math.min(table.machine ?? MACHINE, Math.max(0, (control?.growth.exponent ?? 1) - 1));
         return { name, growth, allowed: LINEAR + machine, control };
       })
       .filter(({ growth, allowed }) => !(growth.exponent <= allowed))

@@ -39,6 +39,15 @@ describe('growth above linear', () => {
     expect(() => faultsOf([table({ preserve: 1 }, { preserve: 'Mop' })])).toThrow("no 'Mop'");
   });
 
+  it('is allowed by what a table says of its machine, and not asked of any control', () => {
+    const bytes = {
+      ...table({ encode: 1.5, copied: 1.7, read: 1.3 }, { encode: 'copied' }),
+      controls: ['read'],
+    };
+    expect(faultsOf([bytes])).toHaveLength(1);
+    expect(faultsOf([{ ...bytes, machine: 1 }])).toEqual([]);
+  });
+
   it('is not hidden by a control that grows less than linearly', () => {
     expect(faultsOf([table({ preserve: 1.09, Map: 0.8 }, { preserve: 'Map' })])).toEqual([]);
     expect(faultsOf([table({ preserve: 1.11, Map: 0.8 }, { preserve: 'Map' })])).toHaveLength(1);
