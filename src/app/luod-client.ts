@@ -2,7 +2,7 @@
  * Sessions that luod keeps for this program, by its protocol (docs/protocol.md): for files that are to outlive the program
  * without luod running it. The same in Python: examples/python/luod.py.
  */
-import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError, reportedError } from '../core/errors.js';
 import type { Token } from '../core/types.js';
 import { dial } from '../handover/dial.js';
 import { ENV_SOCKET, PROTOCOL_VERSION } from '../handover/protocol.js';
@@ -145,8 +145,7 @@ function closeAll(fds: readonly number[]): void {
 }
 
 function refusal(message: WireMessage): LiveUpdateError {
-  const { code, message: text } = message.error as { code: string; message: string };
-  return LiveUpdateError.from(Object.assign(new Error(text), { code }));
+  return reportedError(message.error as { code: string; message: string });
 }
 
 /** What luod knows of a file that it keeps. */

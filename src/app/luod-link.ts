@@ -1,7 +1,7 @@
 /**
  * The program's end of its conversation with luod: dial, hello, welcome, and messages from then on.
  */
-import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError, reportedError } from '../core/errors.js';
 import { dial } from '../handover/dial.js';
 import {
   type ImageToLuod,
@@ -70,8 +70,8 @@ export class LuodLink {
       this.#welcome = undefined;
       for (const fd of fds) closeFd(fd);
       const { code, message: text } = message.error;
-      const refusal = Object.assign(new Error(`luod refused this image: ${text}`), { code });
-      waiting.reject(LiveUpdateError.from(refusal, { operation: 'hello' }));
+      const refusal = { code, message: `luod refused this image: ${text}` };
+      waiting.reject(reportedError(refusal, { operation: 'hello' }));
     } else if (this.#events === undefined) this.#backlog.push({ message, fds });
     else this.#events.message(message, fds);
   }

@@ -14,7 +14,7 @@ import { EventEmitter } from 'node:events';
 import type { Server, Socket } from 'node:net';
 import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
-import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError, reportedError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { type Resolvers, withResolvers } from '../core/resolvers.js';
 import { builtInHandlers } from '../handlers/built-in.js';
@@ -288,6 +288,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         },
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
+      // The successor's from now on: whoever cleans up behind a failure must not close them, too.
       fds.length = 0;
     }
     link.listen({
@@ -866,11 +867,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         const waiting = this.#waiting;
         this.#waiting = undefined;
         const { error } = message.result as { error?: { code: string; message: string } };
-        waiting?.reject(
-          LiveUpdateError.from(
-            Object.assign(new Error(error?.message ?? 'the update failed'), { code: error?.code }),
-          ),
-        );
+        waiting?.reject(reportedError({ code: error?.code, message: error?.message ?? 'the update failed' }));
         break;
       }
       case 'restarted':

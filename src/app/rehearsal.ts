@@ -14,12 +14,11 @@ import { Server, Socket } from 'node:net';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError, reportedError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import type { ConnectionSet } from '../handlers/connection-set.js';
 import { createCommitWord } from '../handover/commit-word.js';
 import {
-  type ErrorReport,
   type ImageToLuod,
   type LuodToImage,
   type OldToSuccessor,
@@ -151,7 +150,7 @@ export class Stage {
     });
 
     const word = this.#own(createCommitWord());
-    const [direct, nextDirect] = socketPair().map((fd) => this.#own(fd)) as [number, number];
+    const [direct, nextDirect] = this.#pair();
     before.send({ type: 'preserve', carrier: 'luod' }, [direct, word]);
     this.#disown(direct);
     closeFd(direct);
@@ -234,16 +233,21 @@ export class Stage {
     return fd;
   }
 
+  #pair(): [number, number] {
+    const [one, other] = socketPair();
+    return [this.#own(one), this.#own(other)];
+  }
+
   #disown(fd: number): void {
     this.#owned.delete(fd);
   }
 
   /** A luod's end of a conversation. */
   #luod(hear: (type: ImageToLuod['type']) => void): Luod {
-    const [ours, theirs] = socketPair().map((fd) => this.#own(fd)) as [number, number];
+    const [ours, theirs] = this.#pair();
     const wire = this.#wire(ours, (message) => {
       const said = message as unknown as ImageToLuod;
-      if (said.type === 'failed') this.#fail(said.error);
+      if (said.type === 'failed') this.#failure.reject(reportedError(said.error));
       hear(said.type);
     });
     return {
@@ -270,21 +274,17 @@ export class Stage {
         for (const received of fds) closeFd(received);
         message(said, wire);
       },
-      closed: () => this.#fail({ code: 'EPIPE', message: 'an image left' }),
+      closed: () => this.#failure.reject(new LiveUpdateError('EPIPE', 'an image left')),
     });
     this.#disown(fd);
     this.#undo.push(() => wire.close());
     return wire;
   }
 
-  #fail(report: ErrorReport): void {
-    this.#failure.reject(failure(report));
-  }
-
   /** @throws {LiveUpdateError} ECANCELED when everything was given back meanwhile. */
   async #turn(): Promise<void> {
     await nextTurn();
-    if (this.#isOver) throw failure(GIVEN_UP);
+    if (this.#isOver) throw givenUp();
   }
 
   /** In the place of a successor: says that it has what comes. */
@@ -297,7 +297,7 @@ export class Stage {
 
   /** A client, whose connection the server has accepted, and its first request. */
   async #connect(serving: Serving, server: 'tcp' | 'http', request: string): Promise<void> {
-    const [fd, accepted] = socketPair().map((one) => this.#own(one)) as [number, number];
+    const [fd, accepted] = this.#pair();
     this.#clients.push({ fd, request: Buffer.from(request) });
     const socket = new Socket({ fd: accepted });
     this.#disown(accepted);
@@ -321,7 +321,7 @@ export class Stage {
   /** Gives everything back. */
   clear(): void {
     this.#isOver = true;
-    this.#fail(GIVEN_UP);
+    this.#failure.reject(givenUp());
     const leave = this.#images.map((image) => () => image.leaveStage());
     for (const undo of [...this.#undo.splice(0), ...leave].reverse()) {
       try {
@@ -345,10 +345,8 @@ interface Serving {
   answers(): number;
 }
 
-const GIVEN_UP: ErrorReport = { code: 'ECANCELED', message: 'the rehearsal was given up' };
-
-function failure({ code, message }: ErrorReport): LiveUpdateError {
-  return LiveUpdateError.from(Object.assign(new Error(message), { code }));
+function givenUp(): LiveUpdateError {
+  return new LiveUpdateError('ECANCELED', 'the rehearsal was given up');
 }
 
 interface Luod {

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { unlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { LiveUpdateError } from '../core/errors.js';
+import { LiveUpdateError, reportedError } from '../core/errors.js';
 import { withResolvers } from '../core/resolvers.js';
 import { dial } from '../handover/dial.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
@@ -118,10 +118,8 @@ export class KeeperLink implements Store {
       const { group, item, record } = message as unknown as KeptItem;
       this.#items.push({ group, item, record, fds });
     } else if (message.type === 'end') this.#told.resolve();
-    else if (message.type === 'refused') {
-      const { code, message: text } = message.error as { code: string; message: string };
-      this.#told.reject(LiveUpdateError.from(Object.assign(new Error(text), { code })));
-    }
+    else if (message.type === 'refused')
+      this.#told.reject(reportedError(message.error as { code: string; message: string }));
   }
 
   get isOpen(): boolean {
