@@ -33,7 +33,7 @@ export default defineConfig({
           priority: 5,
         },
         // luoctl, which shall not wait for libc.
-        { name: 'errors', test: /src\/core\/(errors|names|resolvers)\.ts$/, priority: 4 },
+        { name: 'errors', test: /src\/core\/(errors|reported-error|names|resolvers)\.ts$/, priority: 4 },
         // The keeper, which shall be small.
         {
           name: 'wire',

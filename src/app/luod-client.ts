@@ -2,7 +2,8 @@
  * Sessions that luod keeps for this program, by its protocol (docs/protocol.md): for files that are to outlive the program
  * without luod running it. The same in Python: examples/python/luod.py.
  */
-import { LiveUpdateError, reportedError } from '../core/errors.js';
+import { LiveUpdateError } from '../core/errors.js';
+import { reportedError } from '../core/reported-error.js';
 import type { Token } from '../core/types.js';
 import { dial } from '../handover/dial.js';
 import { ENV_SOCKET, PROTOCOL_VERSION } from '../handover/protocol.js';

@@ -1,7 +1,8 @@
 /**
  * The program's end of its conversation with luod: dial, hello, welcome, and messages from then on.
  */
-import { LiveUpdateError, reportedError } from '../core/errors.js';
+import { LiveUpdateError } from '../core/errors.js';
+import { reportedError } from '../core/reported-error.js';
 import { dial } from '../handover/dial.js';
 import {
   type ImageToLuod,

@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process';
 import { unlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { LiveUpdateError, reportedError } from '../core/errors.js';
+import { LiveUpdateError } from '../core/errors.js';
+import { reportedError } from '../core/reported-error.js';
 import { withResolvers } from '../core/resolvers.js';
 import { dial } from '../handover/dial.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
