@@ -12,7 +12,6 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Server, Socket } from 'node:net';
-import { setPriority } from 'node:os';
 import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
@@ -47,6 +46,7 @@ import {
 } from '../handover/protocol.js';
 import { IncomingRecords, OutgoingRecords } from '../handover/records.js';
 import { closeFd } from '../linux/fd.js';
+import { giveWay } from '../linux/priority.js';
 import { waitReadable } from '../linux/scm-rights.js';
 import { ExecUpdate } from './exec-update.js';
 import { Inherited } from './inherited.js';
@@ -125,8 +125,6 @@ interface KeepOptions<T> {
   /** Throws when the file that came in is not what this program can take over. */
   readonly accept?: (file: T) => void;
 }
-
-const LOWEST_PRIORITY = 19;
 
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
@@ -980,7 +978,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       this.emit('finish');
     } finally {
       // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
-      setPriority(LOWEST_PRIORITY);
+      giveWay();
       process.exit(0);
     }
   }

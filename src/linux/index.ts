@@ -13,6 +13,7 @@ export * from './memfd.js';
 export * from './notify.js';
 export * from './pidfd.js';
 export * from './poll.js';
+export * from './priority.js';
 export * from './scm-rights.js';
 export * from './socket-facts.js';
 export * from './socketpair.js';
