@@ -37,7 +37,7 @@ export default defineConfig({
         // The keeper, which shall be small.
         {
           name: 'wire',
-          test: /src\/(handover\/(wire|dial)|linux\/(accept|listen-socket|pidfd|poll|socket-facts))\.ts$/,
+          test: /src\/(handover\/(wire|dial)|linux\/(accept|listen-socket|pidfd|poll|socket-facts)|daemon\/(keeper-socket|kept-items|socket-path))\.ts$/,
           priority: 3,
         },
         { name: 'linux', test: /src\/linux\//, priority: 2 },

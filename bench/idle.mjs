@@ -13,8 +13,6 @@
  *
  * Memory is what would be free again if luod and its keeper were not there: their private pages (Private_Clean + Private_Dirty of
  * smaps_rollup). What they share with every other Node process (its binary) is not theirs.
- *
- *     npm run bench:idle -- [--starts N] [--bursts N] [--json] [--write]
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -222,19 +220,32 @@ ${row('with it, `node app.mjs`', 'library')}
 ${row('with it, `luod run -- node app.mjs`', 'luod')}
 
 - Under luod over by hand, processor time: ${ratio(ratios(starts, 'luodOverLibrary'))}; the library over none: ${ratio(ratios(starts, 'libraryOverBare'))} (median of ${starts.length} starts, least to greatest)
-- Memory that luod adds to the host: **${(Number(mib('luod')) + Number(mib('keeper'))).toFixed(1)} MiB**: luod ${mib('luod')} and its keeper ${mib('keeper')}; luod alone, with \`--no-keeper\` or under systemd's descriptor store, ${mib('luod')}. Once it was asked something it has ${mib('asked')}
+- Memory that luod adds to the host: **${(Number(mib('luod')) + Number(mib('keeper'))).toFixed(1)} MiB**: luod ${mib('luod')} and its keeper, which sleeps, ${mib('keeper')}. Once luod was asked something both have ${mib('asked')}
 - Memory of the program: ${mib('bare')} MiB without this library, ${mib('library')} with it, ${mib('managed')} under luod
 `;
 }
 
+const HELP = `npm run bench:idle -- [options]
+
+  --starts N   starts of each program (default 5)
+  --bursts N   bursts of requests of each start (default 60)
+  --json       one JSON object
+  --write      renews docs/performance.md
+  --help
+`;
 const { values } = parseArgs({
   options: {
+    help: { type: 'boolean', default: false },
     starts: { type: 'string', default: '5' },
     bursts: { type: 'string', default: '60' },
     json: { type: 'boolean', default: false },
     write: { type: 'boolean', default: false },
   },
 });
+if (values.help) {
+  process.stdout.write(HELP);
+  process.exit();
+}
 const starts = [];
 for (let i = 0; i < Number(values.starts); i++) starts.push(await measureStart(Number(values.bursts)));
 const result = { starts, load: loadavg()[0].toFixed(1) };

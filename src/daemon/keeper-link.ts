@@ -1,6 +1,5 @@
 /** luod's end of its conversation with the keeper (keeper.ts): everything is told before it is answered for. */
 import { spawn } from 'node:child_process';
-import { unlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { LiveUpdateError } from '../core/errors.js';
 import { reportedError } from '../core/reported-error.js';
@@ -10,10 +9,10 @@ import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { endOfProcess, openPidfd, parentOf } from '../linux/pidfd.js';
 import { watchFd } from '../linux/poll.js';
-import { peerCredentials } from '../linux/socket-facts.js';
+import { removeStale } from './socket-path.js';
 
 // From any folder below src/ or dist/, whichever this module was bundled into.
-const PROCESS = fileURLToPath(new URL('../daemon/keeper-process.js', import.meta.url));
+export const KEEPER_PROCESS = fileURLToPath(new URL('../daemon/keeper-process.js', import.meta.url));
 /** How long luod waits for the keeper to take what it is told. It does nothing else. */
 const FLUSH_MS = 5000;
 
@@ -53,13 +52,25 @@ export interface LastingStore extends Store {
   bye(): void;
 }
 
+/** A keeper, as luod has it: a process that may die like any. */
+export interface KeeperHandle extends Store {
+  readonly isOpen: boolean;
+  /** Told when the keeper is gone, which luod then has to replace. */
+  onLost(lost: () => void): void;
+  /** Makes sure that it answers others, as the next luod. */
+  wake(): void;
+  /** An orderly end: the keeper ends, too. */
+  bye(): void;
+}
+
 /** Keeps nothing: for a luod that may not be killed. */
 export const noStore: Store = { put: () => undefined, amend: () => undefined, drop: () => undefined };
 
-export class KeeperLink implements Store {
+export class KeeperLink implements KeeperHandle {
   readonly #wire: Wire;
   readonly #items: KeptItem[] = [];
   readonly #told = withResolvers<void>();
+  #pid: number | undefined;
   #lost: (() => void) | undefined;
 
   private constructor(fd: number) {
@@ -73,6 +84,11 @@ export class KeeperLink implements Store {
     });
   }
 
+  /** @param fd luod's end of a socket whose other end a keeper reads, now or when it wakes up; the link owns it. */
+  static over(fd: number): KeeperLink {
+    return new KeeperLink(fd);
+  }
+
   /**
    * Finds the keeper that a luod before this one left, or starts one.
    * @param patienceMs How long it shall wait for a next luod when this one is killed.
@@ -80,19 +96,35 @@ export class KeeperLink implements Store {
    * @throws {LiveUpdateError} EBUSY when another luod is in charge of it; ECHILD when it does not start.
    */
   static async open(path: string, patienceMs: number): Promise<{ link: KeeperLink; items: KeptItem[] }> {
+    const found = await KeeperLink.find(path);
+    if (found !== undefined) return found;
+    await start(path, patienceMs);
+    return KeeperLink.#join(await dial(path));
+  }
+
+  /**
+   * The keeper that a luod before this one left, and what it has.
+   * @returns undefined when there is none.
+   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it.
+   */
+  static async find(path: string): Promise<{ link: KeeperLink; items: KeptItem[] } | undefined> {
     let fd: number;
     try {
       fd = await dial(path);
-      reapAtEnd(peerCredentials(fd).pid);
     } catch (error) {
       const { code } = LiveUpdateError.from(error);
       if (code !== 'ENOENT' && code !== 'ECONNREFUSED') throw error;
-      await start(path, patienceMs);
-      fd = await dial(path);
+      return undefined;
     }
+    return KeeperLink.#join(fd);
+  }
+
+  static async #join(fd: number): Promise<{ link: KeeperLink; items: KeptItem[] }> {
     const link = new KeeperLink(fd);
     try {
-      return { link, items: await link.#all('open') };
+      const items = await link.#all('open');
+      if (link.#pid !== undefined) reapAtEnd(link.#pid);
+      return { link, items };
     } catch (error) {
       link.#wire.close();
       throw error;
@@ -118,8 +150,11 @@ export class KeeperLink implements Store {
     if (message.type === 'item') {
       const { group, item, record } = message as unknown as KeptItem;
       this.#items.push({ group, item, record, fds });
-    } else if (message.type === 'end') this.#told.resolve();
-    else if (message.type === 'refused')
+    } else if (message.type === 'end') {
+      // Not the socket's credentials: those are of who made it listen, which was luod for a keeper that slept.
+      if (typeof message.pid === 'number') this.#pid = message.pid;
+      this.#told.resolve();
+    } else if (message.type === 'refused')
       this.#told.reject(reportedError(message.error as { code: string; message: string }));
   }
 
@@ -127,9 +162,12 @@ export class KeeperLink implements Store {
     return this.#wire.isOpen;
   }
 
-  /** Told when the keeper is gone, which luod then has to replace. */
   onLost(lost: () => void): void {
     this.#lost = lost;
+  }
+
+  wake(): void {
+    // It is.
   }
 
   put(group: string, item: string, record: object, fds: readonly number[]): void {
@@ -146,8 +184,27 @@ export class KeeperLink implements Store {
 
   #tell(message: WireMessage, fds: readonly number[]): void {
     this.#wire.send(message, fds);
-    // What is in the socket reaches the keeper whatever becomes of luod; what waits in luod would not.
+    this.flush();
+  }
+
+  /** What is in the socket reaches the keeper whatever becomes of luod; what waits in luod would not. */
+  flush(): void {
     if (this.#wire.isOpen) this.#wire.flushNow(FLUSH_MS);
+  }
+
+  /**
+   * For a keeper that does not read now.
+   * @returns false when the socket has no room for all of it, of which the rest waits in luod.
+   */
+  write(message: WireMessage, fds: readonly number[] = []): boolean {
+    this.#wire.send(message, fds);
+    try {
+      this.#wire.flushNow(0);
+      return true;
+    } catch (error) {
+      if (LiveUpdateError.from(error).code !== 'ETIMEDOUT') throw error;
+      return false;
+    }
   }
 
   /** Leaves everything with the keeper, for another luod. */
@@ -156,7 +213,6 @@ export class KeeperLink implements Store {
     this.#wire.close();
   }
 
-  /** An orderly end: the keeper ends, too. */
   bye(): void {
     this.#lost = undefined;
     this.#tell({ type: 'bye' }, []);
@@ -180,14 +236,9 @@ function reapAtEnd(pid: number): void {
 }
 
 async function start(path: string, patienceMs: number): Promise<void> {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    // A keeper that died leaves its socket, one that ended in order does not.
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw LiveUpdateError.from(error);
-  }
+  removeStale(path);
   // In a session of its own: what is meant for luod and its terminal must not reach it.
-  const child = spawn(process.execPath, [PROCESS, path, String(patienceMs)], {
+  const child = spawn(process.execPath, [KEEPER_PROCESS, path, String(patienceMs)], {
     detached: true,
     stdio: ['ignore', 'pipe', 'inherit'],
     cwd: '/',

@@ -5,7 +5,7 @@
  * Items stand in groups, so that all of one session can be dropped in one word. One luod at a time may change anything;
  * any other process of the user may look (`take`), as a new version does before it is trusted.
  *
- *     luod → keeper   {"type":"open"}                                     answered by items, then {"type":"end"}; this luod is in charge
+ *     luod → keeper   {"type":"open"}                                     answered by items, then {"type":"end","pid":n}; this luod is in charge
  *                     {"type":"take"}                                     answered the same; changes nothing
  *                     {"type":"put","group":g,"item":i,"record":{},"fds":n}   in the place of what was there
  *                     {"type":"put",...,"keep":true}                      a new record for the descriptors that are there
@@ -18,24 +18,17 @@
  * clients, who see their sessions end.
  *
  * It is there all the time and does next to nothing, so what it costs is its memory: it imports little, and of Node's own modules none that
- * has streams.
+ * has streams; and while there is little to keep it sleeps, as a shell that has everything in sockets which nobody reads
+ * (sleeping-keeper.ts). It wakes up here, with those sockets.
  */
-import { unlinkSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
-import { Wire, type WireMessage } from '../handover/wire.js';
+import { Wire, type WireEvents, type WireMessage } from '../handover/wire.js';
 import { acceptNow } from '../linux/accept.js';
 import { closeFd, dupFd } from '../linux/fd.js';
-import { openListeningSocket } from '../linux/listen-socket.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { peerCredentials } from '../linux/socket-facts.js';
-
-interface Item {
-  record: unknown;
-  fds: number[];
-}
-
-/** The luod in charge, those that look at what is kept, and none besides. */
-const BACKLOG = 511;
+import { isServed, type KeeperSocket, openKeeperSocket, removeKeeperSocket } from './keeper-socket.js';
+import { type ItemName, KeptItems } from './kept-items.js';
 
 export interface KeeperOptions {
   readonly path: string;
@@ -43,45 +36,68 @@ export interface KeeperOptions {
   readonly patienceMs: number;
   /** Called when there is nothing left to keep. */
   readonly ended: () => void;
+  /** What it had while it slept, and has to own now. */
+  readonly slept?: {
+    readonly socket: KeeperSocket;
+    /** Where luod wrote, in turn. */
+    readonly queues: readonly number[];
+  };
 }
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  readonly #listener: number;
+  readonly #socket: KeeperSocket;
   #spare: number;
   readonly #watch: FdWatch;
-  readonly #groups = new Map<string, Map<string, Item>>();
+  readonly #items = new KeptItems();
   #inCharge: Wire | undefined;
   #waiting: NodeJS.Timeout | undefined;
+  #isOver = false;
 
   /** @throws {LiveUpdateError} EADDRINUSE, EACCES, ENOENT, EINVAL: as `openListeningSocket`. */
   constructor(options: KeeperOptions) {
     this.#options = options;
-    const umask = process.umask(0o177);
-    try {
-      this.#listener = openListeningSocket({ path: options.path }, BACKLOG);
-    } finally {
-      process.umask(umask);
-    }
-    this.#spare = dupFd(this.#listener);
-    this.#watch = watchFd(this.#listener, { readable: true }, ({ error }) => {
+    this.#socket = options.slept?.socket ?? openKeeperSocket(options.path);
+    this.#spare = dupFd(this.#socket.fd);
+    this.#watch = watchFd(this.#socket.fd, { readable: true }, ({ error }) => {
       if (error !== undefined) throw error;
       for (let fd = this.#next(); fd !== undefined; fd = this.#next()) this.#accept(fd);
     });
-    this.#await();
+    if (options.slept === undefined) this.#await();
+    else this.#wakeUp(options.slept.queues);
+  }
+
+  /** Takes in what luod wrote while nobody read, and listens to it on, if it is there. */
+  #wakeUp(queues: readonly number[]): void {
+    const heard = queues.map((fd) => new Heard(fd));
+    // luod writes everything into the other queue before it empties one. Dead in between, it leaves one that is whole and is the older,
+    // or two of which the newer is.
+    const whole = heard.filter(({ epoch }) => epoch !== undefined);
+    const newest = whole.sort((one, other) => (other.epoch as number) - (one.epoch as number))[0];
+    for (const one of heard) if (one !== newest) one.forget();
+    if (newest === undefined) {
+      this.#await();
+      return;
+    }
+    const { wire } = newest;
+    this.#inCharge = wire;
+    newest.goOn({
+      message: (message, fds) => this.#hear(wire, message, fds),
+      closed: () => this.#left(wire),
+    });
   }
 
   /** Who knocks next. A keeper that is full turns him away with the descriptor that it has for this, or would be called for ever. */
   #next(): number | undefined {
     try {
-      return acceptNow(this.#listener);
+      return acceptNow(this.#socket.fd);
     } catch (error) {
       const { code } = LiveUpdateError.from(error);
       if (code !== 'EMFILE' && code !== 'ENFILE') throw error;
       closeFd(this.#spare);
-      const turnedAway = acceptNow(this.#listener);
+      const turnedAway = acceptNow(this.#socket.fd);
       if (turnedAway !== undefined) closeFd(turnedAway);
-      this.#spare = dupFd(this.#listener);
+      this.#spare = dupFd(this.#socket.fd);
       return undefined;
     }
   }
@@ -93,21 +109,25 @@ export class Keeper {
       return;
     }
     const wire: Wire = new Wire(fd, {
-      message: (message, fds) => {
-        try {
-          this.#take(wire, message, fds);
-        } catch (error) {
-          for (const one of fds) closeFd(one);
-          const { code, message: text } = LiveUpdateError.from(error);
-          wire.send({ type: 'refused', error: { code, message: text } });
-        }
-      },
-      closed: () => {
-        if (this.#inCharge !== wire) return;
-        this.#inCharge = undefined;
-        this.#await();
-      },
+      message: (message, fds) => this.#hear(wire, message, fds),
+      closed: () => this.#left(wire),
     });
+  }
+
+  #hear(wire: Wire, message: WireMessage, fds: number[]): void {
+    try {
+      this.#take(wire, message, fds);
+    } catch (error) {
+      for (const one of fds) closeFd(one);
+      const { code, message: text } = LiveUpdateError.from(error);
+      wire.send({ type: 'refused', error: { code, message: text } });
+    }
+  }
+
+  #left(wire: Wire): void {
+    if (this.#inCharge !== wire || this.#isOver) return;
+    this.#inCharge = undefined;
+    this.#await();
   }
 
   #take(wire: Wire, message: WireMessage, fds: number[]): void {
@@ -123,13 +143,13 @@ export class Keeper {
       return;
     }
     if (this.#inCharge !== wire) throw new LiveUpdateError('EPERM', 'another luod is in charge');
-    const { group, item } = message as { group?: unknown; item?: unknown };
+    const group = String(message.group);
     switch (message.type) {
       case 'put':
-        this.#put(String(group), String(item), message, fds);
+        this.#put({ group, item: String(message.item) }, message, fds);
         break;
       case 'drop':
-        this.#drop(String(group), item === undefined ? undefined : String(item));
+        this.#items.drop(group, message.item === undefined ? undefined : String(message.item));
         break;
       case 'bye':
         this.#end();
@@ -139,59 +159,77 @@ export class Keeper {
     }
   }
 
-  #put(group: string, item: string, { record, keep }: WireMessage, fds: number[]): void {
-    let items = this.#groups.get(group);
-    if (items === undefined) {
-      items = new Map();
-      this.#groups.set(group, items);
-    }
-    const known = items.get(item);
-    if (keep === true && known !== undefined) {
-      known.record = record;
-      return;
-    }
-    for (const fd of known?.fds ?? []) closeFd(fd);
-    items.set(item, { record, fds });
-  }
-
-  #drop(group: string, item: string | undefined): void {
-    const items = this.#groups.get(group);
-    if (items === undefined) return;
-    for (const [name, { fds }] of items) {
-      if (item !== undefined && name !== item) continue;
-      for (const fd of fds) closeFd(fd);
-      items.delete(name);
-    }
-    if (items.size === 0) this.#groups.delete(group);
+  #put(name: ItemName, { record, keep }: WireMessage, fds: number[]): void {
+    if (keep === true && this.#items.amend(name, record)) return;
+    this.#items.put(name, record, fds);
   }
 
   #tell(wire: Wire): void {
-    for (const [group, items] of this.#groups) {
-      for (const [item, { record, fds }] of items) {
-        wire.send({ type: 'item', group, item, record }, fds);
-        // A luod that reads slower than we tell must not make us queue duplicates of everything.
-        wire.flushNow(this.#options.patienceMs);
-      }
+    for (const { group, item, record, fds } of this.#items) {
+      wire.send({ type: 'item', group, item, record }, fds);
+      // A luod that reads slower than we tell must not make us queue duplicates of everything.
+      wire.flushNow(this.#options.patienceMs);
     }
-    wire.send({ type: 'end' });
+    wire.send({ type: 'end', pid: process.pid });
   }
 
-  /** Without a luod: waits for the next one. */
+  /** Without a luod: waits for the next one, if that can find it. One that luod died over before it was served never is found. */
   #await(): void {
-    this.#waiting = setTimeout(() => this.#end(), this.#options.patienceMs);
+    const { path, patienceMs } = this.#options;
+    const isFound = isServed(path, this.#socket.inode);
+    this.#waiting = setTimeout(() => this.#end(), isFound ? patienceMs : 0);
   }
 
   #end(): void {
+    this.#isOver = true;
     clearTimeout(this.#waiting);
-    for (const group of [...this.#groups.keys()]) this.#drop(group, undefined);
+    this.#items.clear();
     this.#watch.close();
-    closeFd(this.#listener);
+    closeFd(this.#socket.fd);
     closeFd(this.#spare);
-    try {
-      unlinkSync(this.#options.path);
-    } catch {
-      // Somebody removed it, or its whole folder; it leads nowhere now in any case, and the end must not wait for it.
-    }
+    removeKeeperSocket(this.#options.path, this.#socket.inode);
     this.#options.ended();
+  }
+}
+
+/** A queue of luod's, as far as it was written when the keeper woke up. */
+class Heard {
+  readonly wire: Wire;
+  #events: WireEvents;
+  readonly #said: { readonly message: WireMessage; readonly fds: number[] }[] = [];
+  #end: { readonly error: LiveUpdateError | undefined } | undefined;
+
+  constructor(fd: number) {
+    this.#events = {
+      message: (message, fds) => this.#said.push({ message, fds }),
+      closed: (error) => {
+        this.#end = { error };
+      },
+    };
+    this.wire = new Wire(fd, {
+      message: (message, fds) => this.#events.message(message, fds),
+      closed: (error) => this.#events.closed(error),
+    });
+    this.wire.receiveNow();
+  }
+
+  /** The number of its beginning; undefined when it has not everything. */
+  get epoch(): number | undefined {
+    const first = this.#said[0]?.message;
+    if (first?.type !== 'begin' || typeof first.epoch !== 'number') return undefined;
+    return this.#said.some(({ message }) => message.type === 'whole') ? first.epoch : undefined;
+  }
+
+  /** Tells what was said, all but where it began and was whole, and then what comes. */
+  goOn(events: WireEvents): void {
+    this.#events = events;
+    for (const { message, fds } of this.#said)
+      if (message.type !== 'begin' && message.type !== 'whole') events.message(message, fds);
+    if (this.#end !== undefined) events.closed(this.#end.error);
+  }
+
+  forget(): void {
+    this.wire.close();
+    for (const { fds } of this.#said) for (const fd of fds) closeFd(fd);
   }
 }

@@ -42,9 +42,8 @@ export async function openLastingStore(
   const path = keeperPath(options.socket);
   checkSocketPath(path);
   if (manager !== undefined && manager.storeMax > 0) return await openFdStore(path, options, manager);
-  const { link, items } = await openKeeper(path, options);
   const { patienceMs, log } = options;
-  return { store: new KeptStore(link, { path, patienceMs, log }), items };
+  return await patiently(options, () => KeptStore.open({ path, patienceMs, log }));
 }
 
 async function openFdStore(
@@ -65,7 +64,7 @@ async function openFdStore(
     },
   );
   if (!isThere) return FdStore.open(manager, path);
-  const { link, items } = await openKeeper(path, { ...options, patienceMs: NO_PATIENCE_MS });
+  const { link, items } = await patiently(options, () => KeeperLink.open(path, NO_PATIENCE_MS));
   try {
     const opened = takeOver(path, manager, items);
     link.bye();
@@ -98,14 +97,11 @@ function takeOver(path: string, manager: ServiceManager, items: KeptItem[]): Ope
   return { store, items };
 }
 
-async function openKeeper(
-  path: string,
-  { socket, patienceMs }: LastingStoreOptions,
-): ReturnType<typeof KeeperLink.open> {
+async function patiently<T>({ socket }: LastingStoreOptions, open: () => Promise<T>): Promise<T> {
   const started = performance.now();
   for (;;) {
     try {
-      return await KeeperLink.open(path, patienceMs);
+      return await open();
     } catch (error) {
       if (LiveUpdateError.from(error).code !== 'EBUSY') throw error;
       // It may not have heard yet of the death of the last luod.

@@ -36,7 +36,7 @@ import type { ServiceManager } from './service-manager.js';
 import { SERVICE_GROUP } from './service-record.js';
 import { type RunOptions, Services, type Target } from './services.js';
 import { FLB_GROUP } from './shared-flbs.js';
-import { claimSocketPath, closeToStrangers } from './socket-path.js';
+import { claimSocketPath, closeToStrangers, removeStale } from './socket-path.js';
 import { WorkerGroup } from './worker-group.js';
 
 /** Clients that wait to be let in, while a luod is busy or the next one starts. */
@@ -59,6 +59,8 @@ export interface LuodOptions {
 export class Luod {
   readonly #options: LuodOptions;
   readonly #server: Server;
+  /** Where it listens on a socket that the luod before bound. */
+  #leftPath: string | undefined;
   readonly #services: Services;
   readonly #clients = new Set<Client>();
   readonly #events = new Events();
@@ -176,8 +178,8 @@ export class Luod {
     } finally {
       process.umask(umask);
     }
-    // Node does not know the path of a listener that it did not bind, which has to go with the server.
-    if (restored !== undefined && !this.#isGiven) (this.#server as { _pipeName?: string })._pipeName = path;
+    // Node removes the path of a listener that it bound itself, and of no other.
+    if (restored !== undefined && !this.#isGiven) this.#leftPath = path;
     if (!isKept) this.#noteListener();
   }
 
@@ -432,6 +434,11 @@ export class Luod {
   /** Closes the socket and every connection; services must have ended. */
   close(): void {
     this.#server.close();
+    try {
+      if (this.#leftPath !== undefined) removeStale(this.#leftPath);
+    } catch (error) {
+      this.#options.log(`its socket stays: ${LiveUpdateError.from(error).message}`);
+    }
     this.#hosted.close();
     this.#lasting?.bye();
     for (const client of this.#clients) client.wire?.close();

@@ -95,3 +95,12 @@ export function closeToStrangers(path: string, group?: number): void {
   chownSync(path, -1, group);
   chmodSync(path, 0o660);
 }
+
+/** Removes a socket that nobody listens on any more, if it is there. @throws {LiveUpdateError} EACCES, EROFS. */
+export function removeStale(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw LiveUpdateError.from(error);
+  }
+}

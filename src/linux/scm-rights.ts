@@ -130,6 +130,21 @@ export function recvFds(
   return { bytes: data.subarray(0, received), fds, eof: received === 0 };
 }
 
+/**
+ * Throws away what has arrived, without waiting; the kernel closes the descriptors, for which there is no room.
+ * @throws {LiveUpdateError} EBADF, ENOTSOCK.
+ */
+export function discardArrived(socket: number): void {
+  for (;;) {
+    prepare(DATA_BYTES, 0);
+    const received = Number(libc.recvmsg(socket, header, MSG_DONTWAIT));
+    const error = errno();
+    if (received > 0 || (received < 0 && error === ERRNO.EINTR)) continue;
+    if (received === 0 || error === ERRNO.EAGAIN) return;
+    throw failure('recvmsg', error);
+  }
+}
+
 function readControl(length: number): number[] {
   const fds: number[] = [];
   let at = 0;

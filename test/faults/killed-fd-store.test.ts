@@ -10,6 +10,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { programPath } from '../e2e/luod-process.js';
 import { TestManager } from '../e2e/service-manager.js';
+import { after, type Change, changes, countOf, type Kept, keptOf, plain, random } from './store-model.js';
 
 /** The log, room to write it anew, and ten descriptors. */
 const STORE = 12;
@@ -17,62 +18,6 @@ const ROOM = STORE - 2;
 const KILLS = 60;
 /** Names so long that the log is written anew every hundred changes, at drops as often as at puts. */
 const LONG = 'x'.repeat(9000);
-
-interface Item {
-  readonly record: object;
-  readonly contents: readonly string[];
-}
-
-/** By group and item. */
-type Kept = Map<string, Map<string, Item>>;
-
-interface Change {
-  readonly does: 'put' | 'amend' | 'drop';
-  readonly group: string;
-  readonly item?: string | undefined;
-  readonly record?: object;
-  readonly contents?: readonly string[];
-}
-
-function after(kept: Kept, { does, group, item, record = {}, contents = [] }: Change): Kept {
-  const next: Kept = new Map([...kept].map(([name, items]) => [name, new Map(items)]));
-  const items = next.get(group) ?? new Map<string, Item>();
-  if (does === 'drop') {
-    if (item === undefined) items.clear();
-    else items.delete(item);
-  } else {
-    const own = does === 'put' ? contents : (items.get(item as string)?.contents ?? []);
-    items.set(item as string, { record, contents: own });
-  }
-  if (items.size === 0) next.delete(group);
-  else next.set(group, items);
-  return next;
-}
-
-function plain(kept: Kept): string[] {
-  return [...kept]
-    .flatMap(([group, items]) =>
-      [...items].map(([item, { record, contents }]) =>
-        JSON.stringify([group.replace(LONG, ''), item, record, contents]),
-      ),
-    )
-    .sort();
-}
-
-function countOf(kept: Kept): number {
-  let count = 0;
-  for (const items of kept.values()) for (const { contents } of items.values()) count += contents.length;
-  return count;
-}
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
 
 let manager: TestManager;
 let lines: Interface;
@@ -92,14 +37,7 @@ async function start(): Promise<Kept> {
   const started = manager.launch([process.execPath, programPath('fd-store.mjs'), keeper]);
   lines = createInterface({ input: manager.child.stdout as NodeJS.ReadableStream });
   const [[first]] = await Promise.all([once(lines, 'line') as Promise<[string]>, started]);
-  const { items } = JSON.parse(first) as {
-    items: { group: string; item: string; record: object; fds: string[] }[];
-  };
-  let kept: Kept = new Map();
-  for (const { group, item, record, fds } of items) {
-    kept = after(kept, { does: 'put', group, item, record, contents: fds });
-  }
-  return kept;
+  return keptOf(first);
 }
 
 function tell(change: Change): Promise<{ done?: boolean; error?: string } | undefined> {
@@ -119,19 +57,11 @@ describe('the descriptor store', () => {
     const next = random(20_261_125);
     const below = (limit: number) => Math.floor(next() * limit);
     let kept = await start();
-    let number = 0;
     let full = 0;
-    const change = (): Change => {
-      const group = `group ${below(3)} ${LONG}`;
-      const item = `item ${below(4)}`;
-      const what = next();
-      if (what < 0.5) {
-        const contents = Array.from({ length: below(3) }, () => `content ${number++}`);
-        return { does: 'put', group, item, record: { number: number++ }, contents };
-      }
-      if (what < 0.7) return { does: 'amend', group, item, record: { number: number++ } };
-      return { does: 'drop', group, item: what < 0.95 ? item : undefined };
-    };
+    const change = changes(
+      next,
+      [0, 1, 2].map((name) => `group ${name} ${LONG}`),
+    );
     for (let kills = 0; kills < KILLS; kills++) {
       for (let quiet = below(30); quiet > 0; quiet--) {
         const one = change();

@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { closeFd, isCloseOnExec } from '../../../src/linux/fd.js';
 import { handleFd } from '../../../src/linux/handle-fd.js';
 import {
+  discardArrived,
   MAX_FDS_PER_MESSAGE,
   recvFds,
   sendFds,
@@ -151,4 +152,21 @@ describe('socket facts', () => {
     );
     closeFd(file);
   });
+});
+
+it('throws away what has arrived, with its descriptors', () => {
+  withPair((a, b) =>
+    withPair((c, d) => {
+      const own = socketPair();
+      sendFds(a, BYTE, [own[1]]);
+      sendFds(a, new Uint8Array(100_000), []);
+      closeFd(own[1]);
+      discardArrived(b);
+      expect(recvFds(own[0], { maxBytes: 1, maxFds: 0 })?.eof).toBe(true);
+      closeFd(own[0]);
+      expect(recvFds(b, { maxBytes: 1, maxFds: 0 })).toBeUndefined();
+      shutdown(c, SHUT_RDWR);
+      discardArrived(d);
+    }),
+  );
 });

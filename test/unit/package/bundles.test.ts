@@ -55,7 +55,10 @@ describe('the published files', () => {
     const { stderr, status } = spawnSync(process.execPath, [join(DIST, 'daemon', 'keeper-process.js')], {
       encoding: 'utf8',
     });
-    expect([status, stderr]).toEqual([2, 'usage: keeper-process.js SOCKET PATIENCE_MS\n']);
+    expect([status, stderr]).toEqual([
+      2,
+      'usage: keeper-process.js SOCKET PATIENCE_MS [INODE LISTENER QUEUE...]\n',
+    ]);
   });
 
   it('share their classes', () => {
