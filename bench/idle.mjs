@@ -220,7 +220,7 @@ ${row('with it, `node app.mjs`', 'library')}
 ${row('with it, `luod run -- node app.mjs`', 'luod')}
 
 - Under luod over by hand, processor time: ${ratio(ratios(starts, 'luodOverLibrary'))}; the library over none: ${ratio(ratios(starts, 'libraryOverBare'))} (median of ${starts.length} starts, least to greatest)
-- Memory that luod adds to the host: **${(Number(mib('luod')) + Number(mib('keeper'))).toFixed(1)} MiB**: luod ${mib('luod')} and its keeper, which sleeps, ${mib('keeper')}. Once luod was asked something both have ${mib('asked')}
+- Memory that luod adds to the host: **${(Number(mib('luod')) + Number(mib('keeper'))).toFixed(1)} MiB**: luod ${mib('luod')} and its keeper, which sleeps, ${mib('keeper')}. Once luod was asked something it has ${mib('asked')}
 - Memory of the program: ${mib('bare')} MiB without this library, ${mib('library')} with it, ${mib('managed')} under luod
 `;
 }
