@@ -1,5 +1,5 @@
 /** dist/: the modules of src/ in a few files, because a start is mostly the loading of files. One run, so that each module exists once. */
-import { readFileSync } from 'node:fs';
+import { copyFileSync, readFileSync } from 'node:fs';
 import { defineConfig } from 'rolldown';
 
 const { dependencies, peerDependencies } = JSON.parse(readFileSync('package.json', 'utf8'));
@@ -7,7 +7,7 @@ const { dependencies, peerDependencies } = JSON.parse(readFileSync('package.json
 /** What others import, or start by its path. */
 const ENTRIES = ['index', 'core/index', 'linux/index', 'cli/luod', 'cli/luoctl', 'daemon/keeper-process'];
 
-export default defineConfig({
+const bundles = defineConfig({
   input: Object.fromEntries(ENTRIES.map((name) => [name, `src/${name}.ts`])),
   platform: 'node',
   // Packages stay packages: luod loads some of them late, and a program has its own ws.
@@ -46,3 +46,26 @@ export default defineConfig({
     },
   },
 });
+
+/** The one package that is bundled, because luod needs a third of it: a file of its own, for dist/ and for the modules of build/. */
+const zodParts = defineConfig({
+  input: 'src/daemon/zod-parts.ts',
+  platform: 'node',
+  plugins: [
+    {
+      name: 'license',
+      // Whoever has the copy has its license.
+      writeBundle: ({ dir }) => copyFileSync('node_modules/zod/LICENSE', `${dir}/zod-parts.LICENSE`),
+    },
+  ],
+  output: ['dist/daemon', 'build/daemon'].map((dir) => ({
+    dir,
+    format: 'cjs',
+    entryFileNames: '[name].cjs',
+    minify: false,
+    comments: false,
+    codeSplitting: false,
+  })),
+});
+
+export default [bundles, zodParts];

@@ -1,15 +1,18 @@
 /**
- * zod, for a luod that may never be asked anything: 7 MiB that are loaded with the first thing a stranger says, or a luod before this one
+ * zod, for a luod that may never be asked anything: 3 MiB that are loaded with the first thing a stranger says, or a luod before this one
  * left, and not before.
  *
- * `z` is zod's own in its types. What is made with it is only noted, and made when somebody parses with it. Everything on a schema is
- * therefore called, not read: `schema.shape` and its like are not there.
+ * `z` is zod's own in its types, of which it has what zod-parts.ts names. What is made with it is only noted, and made when somebody parses
+ * with it. Everything on a schema is therefore called, not read: `schema.shape` and its like are not there.
  */
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import type { z as Zod, infer as zodInfer } from 'zod';
+import { fileURLToPath } from 'node:url';
+import type { ZodType, infer as zodInfer } from 'zod';
+import type * as parts from './zod-parts.js';
 
-export type Schema<T> = Zod.ZodType<T>;
-export type Infer<S extends Zod.ZodType> = zodInfer<S>;
+export type Schema<T> = ZodType<T>;
+export type Infer<S extends ZodType> = zodInfer<S>;
 
 type Call = (...values: unknown[]) => unknown;
 
@@ -48,7 +51,10 @@ function resolved(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, resolved(each)]));
 }
 
-// The CommonJS half of the package, because only that can be loaded in the middle of an answer.
+/** zod-parts.ts, bundled; from any folder below dist/, whichever this module was bundled into. */
+const PARTS = fileURLToPath(new URL('../daemon/zod-parts.cjs', import.meta.url));
+
+// CommonJS, because only that can be loaded in the middle of an answer. Sources that were not built have the package.
 const load = createRequire(import.meta.url);
 
-export const z = noted(() => (load('zod') as { z: unknown }).z) as typeof Zod;
+export const z = noted(() => load(existsSync(PARTS) ? PARTS : 'zod')) as typeof parts;

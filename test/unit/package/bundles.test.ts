@@ -83,6 +83,14 @@ describe('the published files', () => {
     expect(packages.filter((name) => !known.includes(name))).toEqual([]);
   });
 
+  it('have what luod needs of zod, in a file that needs nothing else, with its license', () => {
+    const text = readFileSync(join(DIST, 'daemon', 'zod-parts.cjs'), 'utf8');
+    expect(text).not.toMatch(/\b(?:require|import)\(/);
+    // All languages of all messages, say, are twice as much.
+    expect(text.length).toBeLessThan(200_000);
+    expect(readFileSync(join(DIST, 'daemon', 'zod-parts.LICENSE'), 'utf8')).toContain('Copyright');
+  });
+
   it('load of packages what is used at once, and nothing else', () => {
     expect(loadedBy('index.js').packages).toEqual(['koffi']);
     expect(loadedBy('core/index.js').packages).toEqual([]);
