@@ -12,7 +12,6 @@
  */
 import { EventEmitter } from 'node:events';
 import type { Server, Socket } from 'node:net';
-import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import { LiveUpdate } from '../core/index.js';
 import { reportedError } from '../core/reported-error.js';
@@ -25,6 +24,7 @@ import { type Counter, Counters } from '../handlers/counters.js';
 import { Listener } from '../handlers/listener.js';
 import { Memory } from '../handlers/memory.js';
 import { type OpenStream, ResponseStreams, type StreamListener } from '../handlers/response-streams.js';
+import { isTls } from '../handlers/server-kinds.js';
 import type { SharedListenOptions } from '../handlers/shared-port.js';
 import { State } from '../handlers/state.js';
 import { type StateOptions, stateShape } from '../handlers/state-shape.js';
@@ -432,7 +432,7 @@ export class Program extends EventEmitter<ProgramEvents> {
       },
     });
     if (listener.server === undefined) listener.bind(server);
-    if (server instanceof TlsServer) this.#tickets.add(server);
+    if (isTls(server)) this.#tickets.add(server);
     return listener.address;
   }
 

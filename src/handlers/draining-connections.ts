@@ -6,9 +6,9 @@
  */
 import { Server as HttpServer, type ServerResponse } from 'node:http';
 import type { ServerHttp2Session } from 'node:http2';
-import { Server as HttpsServer } from 'node:https';
 import type { Server } from 'node:net';
 import { endAfterResponses } from './last-responses.js';
+import { isHttps } from './server-kinds.js';
 import type { ServerProtocol } from './server-protocol.js';
 
 export function drainingProtocol(server: Server): ServerProtocol {
@@ -18,7 +18,7 @@ export function drainingProtocol(server: Server): ServerProtocol {
     session.once('close', () => sessions.delete(session));
   });
   const responses = new Set<ServerResponse>();
-  const isHttp = server instanceof HttpServer || server instanceof HttpsServer;
+  const isHttp = server instanceof HttpServer || isHttps(server);
   if (isHttp) {
     server.prependListener('request', (_request, response: ServerResponse) => {
       responses.add(response);

@@ -11,12 +11,11 @@
  *   linger     in the old image, after the commit, when some stayed: ends what can only end, and tells of what can cross now
  */
 import { Server as HttpServer } from 'node:http';
-import { Server as HttpsServer } from 'node:https';
 import type { Server } from 'node:net';
-import { Server as TlsServer } from 'node:tls';
 import type { Connection } from './connection.js';
 import { drainingProtocol } from './draining-connections.js';
 import { httpProtocol } from './http-connections.js';
+import { isHttp2, isTls } from './server-kinds.js';
 import type { Upgrades } from './upgrades.js';
 
 export interface ServerProtocol {
@@ -47,8 +46,7 @@ export interface ServerProtocol {
 
 /** The protocol that fits `server`; `upgrades` take what leaves it. */
 export function protocolOf(server: Server, upgrades: Upgrades): ServerProtocol {
-  if (server instanceof HttpsServer || server instanceof TlsServer || isHttp2(server))
-    return drainingProtocol(server);
+  if (isTls(server) || isHttp2(server)) return drainingProtocol(server);
   if (server instanceof HttpServer) return httpProtocol(server, upgrades);
   return {
     crosses: true,
@@ -59,9 +57,4 @@ export function protocolOf(server: Server, upgrades: Upgrades): ServerProtocol {
     linger: () => undefined,
     lastResponses: () => undefined,
   };
-}
-
-/** Node does not export the class of servers without TLS; only these have this method. */
-function isHttp2(server: Server): boolean {
-  return typeof (server as { updateSettings?: unknown }).updateSettings === 'function';
 }

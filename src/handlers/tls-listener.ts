@@ -2,12 +2,12 @@
  * A listening socket of a TLS server: as any other, and the ticket keys (ticket-keys.ts) depend on it. Its connections drain
  * (draining-connections.ts).
  */
-import { Server as TlsServer } from 'node:tls';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate } from '../core/index.js';
 import { isThenable } from '../core/sequence.js';
 import type { CarriedFileHandler, Handover } from './carried.js';
 import { Listener, listenerHandler } from './listener.js';
+import { isTls } from './server-kinds.js';
 import { TicketKeys } from './ticket-keys.js';
 
 /** Registers the handler, with its FLB; before `listenerHandler`, which would take the same file. */
@@ -31,7 +31,8 @@ export function registerTlsListeners(
     compatible: 'liveupdate-tls-listener-v1',
     ops: {
       ...plain.ops,
-      canPreserve: (_handler, file) => file instanceof Listener && file.server instanceof TlsServer,
+      canPreserve: (_handler, file) =>
+        file instanceof Listener && file.server !== undefined && isTls(file.server),
       retrieve(args) {
         plain.ops.retrieve(args);
         try {

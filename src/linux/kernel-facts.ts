@@ -2,7 +2,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from './fd.js';
 import { LIVEUPDATE_DEVICE, LiveupdateDevice } from './liveupdate.js';
@@ -104,7 +103,8 @@ class System {
 
 function unpack(packed: Buffer): string | undefined {
   try {
-    return gunzipSync(packed).toString('utf8');
+    // Loaded here, since most processes never look.
+    return process.getBuiltinModule('node:zlib').gunzipSync(packed).toString('utf8');
   } catch {
     // Damaged: as good as not there.
     return undefined;

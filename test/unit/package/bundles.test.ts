@@ -104,6 +104,13 @@ describe('the published files', () => {
     expect(loadedBy('cli/luoctl.js').packages).toEqual([]);
   });
 
+  it('load of Node what most programs need', () => {
+    const builtins = loadedBy('index.js').files.flatMap(importsOf);
+    expect(builtins).toContain('node:http');
+    for (const dear of ['node:tls', 'node:https', 'node:http2', 'node:zlib'])
+      expect(builtins).not.toContain(dear);
+  });
+
   it('are few', () => {
     for (const entry of ['index.js', 'core/index.js', 'chunks/luod-command.js', 'chunks/luoctl-command.js']) {
       expect(loadedBy(entry).files.length, entry).toBeLessThanOrEqual(8);
