@@ -106,8 +106,9 @@ export class SleepingKeeper implements KeeperHandle {
         cwd: '/',
       });
       await once(child, 'spawn');
+      const keeper = new SleepingKeeper(socket, child, ends);
       closeFd(ends.bell[1]);
-      return new SleepingKeeper(socket, child, ends);
+      return keeper;
     } catch (error) {
       for (const fd of ends === undefined ? [] : [...ends.bell, ...ends.queues.flat()]) closeFd(fd);
       closeFd(socket.fd);
