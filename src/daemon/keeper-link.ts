@@ -15,6 +15,8 @@ import { removeStale } from './socket-path.js';
 export const KEEPER_PROCESS = fileURLToPath(new URL('../daemon/keeper-process.js', import.meta.url));
 /** How long luod waits for the keeper to take what it is told. It does nothing else. */
 const FLUSH_MS = 5000;
+/** How long a new luod waits for what is kept: one that slept has to start, and to be there. */
+const ANSWER_MS = 30_000;
 
 export interface KeptItem {
   readonly group: string;
@@ -93,7 +95,7 @@ export class KeeperLink implements KeeperHandle {
    * Finds the keeper that a luod before this one left, or starts one.
    * @param patienceMs How long it shall wait for a next luod when this one is killed.
    * @returns the link, and what was kept.
-   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it; ECHILD when it does not start.
+   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it; ETIMEDOUT when it does not answer; ECHILD when it does not start.
    */
   static async open(path: string, patienceMs: number): Promise<{ link: KeeperLink; items: KeptItem[] }> {
     const found = await KeeperLink.find(path);
@@ -105,7 +107,7 @@ export class KeeperLink implements KeeperHandle {
   /**
    * The keeper that a luod before this one left, and what it has.
    * @returns undefined when there is none.
-   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it.
+   * @throws {LiveUpdateError} EBUSY when another luod is in charge of it; ETIMEDOUT when it does not answer.
    */
   static async find(path: string): Promise<{ link: KeeperLink; items: KeptItem[] } | undefined> {
     let fd: number;
@@ -141,9 +143,19 @@ export class KeeperLink implements KeeperHandle {
     }
   }
 
-  #all(word: 'open' | 'take'): Promise<KeptItem[]> {
+  async #all(word: 'open' | 'take'): Promise<KeptItem[]> {
     this.#wire.send({ type: word });
-    return this.#told.promise.then(() => this.#items.splice(0));
+    const text = `the keeper has not answered for ${ANSWER_MS / 1000} s, and has what it was given as long as it waits; are all of luod's files there?`;
+    const late = setTimeout(() => this.#told.reject(new LiveUpdateError('ETIMEDOUT', text)), ANSWER_MS);
+    try {
+      await this.#told.promise;
+    } catch (error) {
+      for (const { fds } of this.#items) for (const fd of fds) closeFd(fd);
+      throw error;
+    } finally {
+      clearTimeout(late);
+    }
+    return this.#items.splice(0);
   }
 
   #take(message: WireMessage, fds: number[]): void {

@@ -1,11 +1,13 @@
 /**
  * The keeper's process: `node keeper-process.js SOCKET PATIENCE_MS`. Says 'ready' on stdout when it listens. With `INODE LISTENER QUEUE...`
- * behind it is one that slept (sleeping-keeper.ts): the socket's inode, and the descriptors that it has.
+ * behind it is one that slept (sleeping-keeper.ts): the socket's inode, and the descriptors that it has. `--can-start` does nothing: whoever
+ * hears 0 knows that everything is there that the keeper needs.
  */
 import { writeSync } from 'node:fs';
 import { Keeper, type KeeperOptions } from './keeper.js';
 
 const [path, patience, inode, listener, ...queues] = process.argv.slice(2);
+if (path === '--can-start') process.exit(0);
 if (path === undefined || patience === undefined) {
   process.stderr.write('usage: keeper-process.js SOCKET PATIENCE_MS [INODE LISTENER QUEUE...]\n');
   process.exit(2);

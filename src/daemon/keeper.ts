@@ -27,7 +27,7 @@ import { acceptNow } from '../linux/accept.js';
 import { closeFd, dupFd } from '../linux/fd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { peerCredentials } from '../linux/socket-facts.js';
-import { isServed, type KeeperSocket, openKeeperSocket, removeKeeperSocket } from './keeper-socket.js';
+import { type KeeperSocket, openKeeperSocket, removeKeeperSocket } from './keeper-socket.js';
 import { type ItemName, KeptItems } from './kept-items.js';
 
 export interface KeeperOptions {
@@ -173,11 +173,9 @@ export class Keeper {
     wire.send({ type: 'end', pid: process.pid });
   }
 
-  /** Without a luod: waits for the next one, if that can find it. One that luod died over before it was served never is found. */
+  /** Without a luod: waits for the next one. */
   #await(): void {
-    const { path, patienceMs } = this.#options;
-    const isFound = isServed(path, this.#socket.inode);
-    this.#waiting = setTimeout(() => this.#end(), isFound ? patienceMs : 0);
+    this.#waiting = setTimeout(() => this.#end(), this.#options.patienceMs);
   }
 
   #end(): void {

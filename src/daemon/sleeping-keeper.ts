@@ -1,6 +1,6 @@
 /**
  * A keeper that sleeps: while there is little to keep, luod writes it into a socket that nobody reads, whose other end a shell holds. The
- * kernel keeps a descriptor on its way like any other. The shell waits for a byte, or for the end of luod's end of a third socket,
+ * kernel keeps a descriptor on its way like any other. The shell waits until luod's end of a third socket, the bell, is closed,
  * and is then replaced, by exec, by the keeper (keeper.ts), which reads what came. So a luod with little to keep has a shell beside it,
  * of some hundred KiB, where it would have a second Node.
  *
@@ -9,21 +9,25 @@
  * one of both has everything, from `{"type":"begin","epoch":n}` to `{"type":"whole"}`; the keeper takes the one that is whole, the newer of two.
  *
  *     asleep → awake    luod died; or it wakes the keeper: somebody knocks at the keeper's socket, luod is to be replaced, there is too much
- *     awake → asleep    never: luod tells everything to another keeper, which takes this one's place (kept-store.ts)
+ *     awake → asleep    never: what woke up stays awake, also for the next luod
  *
- * What it needs to wake up are its own files and memory for a Node. It waits for files that are away for a while, as in an installation.
+ * To wake up it needs luod's files, and memory for a Node. While a part is away, as in an installation, it tries again each second, as
+ * long as it waits for a luod at all.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { statSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
+import { dial } from '../handover/dial.js';
 import type { WireMessage } from '../handover/wire.js';
 import { closeFd, dupFd } from '../linux/fd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { discardArrived } from '../linux/scm-rights.js';
 import { socketPair } from '../linux/socketpair.js';
 import { KEEPER_PROCESS, type KeeperHandle, KeeperLink } from './keeper-link.js';
-import { openUnservedSocket, type UnservedSocket } from './keeper-socket.js';
-import { KeptItems } from './kept-items.js';
+import { type KeeperSocket, openKeeperSocket, removeKeeperSocket } from './keeper-socket.js';
+import { type ItemName, KeptItems } from './kept-items.js';
+import { removeStale } from './socket-path.js';
 
 /** sh(1), as POSIX has it. */
 const SHELL = '/bin/sh';
@@ -31,8 +35,17 @@ const SHELL = '/bin/sh';
 const BELL = 3;
 const SOCKET = 4;
 const QUEUES = [5, 6] as const;
-/** A terminal's signals are not for it. $1 is Node and $2 the keeper's file, which may be about to be replaced. */
-const SCRIPT = `trap '' INT HUP QUIT; read -r _ <&${BELL}; until [ -x "$1" ] && [ -r "$2" ]; do sleep 1; done; exec "$@" ${BELL}<&-`;
+/**
+ * $1 is how many seconds it may take, $2 Node, $3 the keeper's file. A terminal's signals are not for it. Nothing is read before Node has
+ * shown that it can start with all that the keeper imports: from the exec on there is no way back.
+ */
+const SCRIPT = [
+  "trap '' INT HUP QUIT",
+  `read -r _ <&${BELL} || :`,
+  'left=$1; shift',
+  'until "$1" "$2" --can-start 2> /dev/null; do left=$((left - 1)); [ "$left" -gt 0 ] || exit 1; sleep 1 || exit 1; done',
+  `exec "$@" ${BELL}<&-`,
+].join('; ');
 /** How many items a keeper may have that sleeps: their records stand in a socket's buffer, 200 KiB by default. */
 export const MOST_ASLEEP = 48;
 /** Words behind which everything is written anew. */
@@ -52,7 +65,8 @@ interface Queue {
 }
 
 export class SleepingKeeper implements KeeperHandle {
-  readonly #socket: UnservedSocket;
+  readonly #path: string;
+  readonly #socket: KeeperSocket;
   readonly #child: ChildProcess;
   readonly #bell: number;
   readonly #queues: readonly Queue[];
@@ -67,9 +81,9 @@ export class SleepingKeeper implements KeeperHandle {
   #awake: KeeperLink | undefined;
   #isOpen = true;
   #lost: (() => void) | undefined;
-  #woken: (() => void) | undefined;
 
-  private constructor(socket: UnservedSocket, child: ChildProcess, ends: Ends) {
+  private constructor(path: string, socket: KeeperSocket, child: ChildProcess, ends: Ends) {
+    this.#path = path;
     this.#socket = socket;
     this.#child = child;
     this.#bell = ends.bell[0];
@@ -81,45 +95,37 @@ export class SleepingKeeper implements KeeperHandle {
   }
 
   /**
-   * Starts one, to which everything is to be told before `serve` makes it the keeper at `path`.
+   * Starts one, where nobody answers.
    * @param patienceMs How long it shall wait for a next luod when this one is killed.
-   * @throws {LiveUpdateError} ENOENT without a shell; EMFILE; what `openUnservedSocket` throws.
+   * @throws {LiveUpdateError} EADDRINUSE when somebody answers all the same; ENOENT without a shell; EMFILE; EACCES.
    */
   static async start(path: string, patienceMs: number): Promise<SleepingKeeper> {
-    const socket = openUnservedSocket(path);
+    const socket = await openSocket(path);
     let ends: Ends | undefined;
+    let child: ChildProcess | undefined;
     try {
       ends = openEnds();
       const far = [ends.bell[1], socket.fd, ...ends.queues.map(([, end]) => end)];
-      const words = [
-        process.execPath,
-        KEEPER_PROCESS,
-        path,
-        String(patienceMs),
-        String(socket.inode),
-        String(SOCKET),
-      ];
+      const seconds = Math.ceil(patienceMs / 1000);
+      const node = [process.execPath, KEEPER_PROCESS, path, patienceMs, socket.inode, SOCKET, ...QUEUES];
       // In a session of its own, and with luod's stderr, as the keeper that it may become.
-      const child = spawn(SHELL, ['-c', SCRIPT, 'luod-keeper', ...words, ...QUEUES.map(String)], {
+      child = spawn(SHELL, ['-c', SCRIPT, 'luod-keeper', ...[seconds, ...node].map(String)], {
         detached: true,
         stdio: ['ignore', 'ignore', 'inherit', ...far],
         cwd: '/',
+        env: { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/bin:/bin` },
       });
       await once(child, 'spawn');
-      const keeper = new SleepingKeeper(socket, child, ends);
+      const keeper = new SleepingKeeper(path, socket, child, ends);
       closeFd(ends.bell[1]);
       return keeper;
     } catch (error) {
+      child?.kill();
       for (const fd of ends === undefined ? [] : [...ends.bell, ...ends.queues.flat()]) closeFd(fd);
       closeFd(socket.fd);
-      socket.remove();
+      removeKeeperSocket(path, socket.inode);
       throw LiveUpdateError.from(error, { operation: 'keeper' });
     }
-  }
-
-  /** From now on it is found at its path, and no other is. */
-  serve(): void {
-    this.#socket.serve();
   }
 
   get isOpen(): boolean {
@@ -134,28 +140,30 @@ export class SleepingKeeper implements KeeperHandle {
     this.#lost = lost;
   }
 
-  /** Told when it no longer sleeps. */
-  onWoken(woken: () => void): void {
-    this.#woken = woken;
-  }
-
   put(group: string, item: string, record: object, fds: readonly number[]): void {
     if (this.#awake !== undefined) {
       this.#awake.put(group, item, record, fds);
       return;
     }
-    const { count } = this.#items;
+    let own: number[];
     try {
-      this.#items.put({ group, item }, record, duplicates(fds));
+      own = duplicates(fds);
     } catch {
       // EMFILE: one that is awake needs none of luod's descriptors.
       this.wake();
       this.put(group, item, record, fds);
       return;
     }
+    const { count } = this.#items;
+    try {
+      this.#write({ type: 'put', group, item, record }, fds);
+    } catch (error) {
+      for (const fd of own) closeFd(fd);
+      throw error;
+    }
+    this.#note({ group, item }, record, own);
     // What was there before is in the queue still.
     if (this.#items.count === count) this.#tidySoon();
-    this.#write({ type: 'put', group, item, record }, fds);
     if (this.#items.count > MOST_ASLEEP) this.wake();
   }
 
@@ -164,9 +172,14 @@ export class SleepingKeeper implements KeeperHandle {
       this.#awake.amend(group, item, record);
       return;
     }
-    const name = { group, item };
-    if (!this.#items.amend(name, record)) this.#items.put(name, record, []);
     this.#write({ type: 'put', group, item, record, keep: true }, []);
+    if (this.isAsleep && !this.#items.amend({ group, item }, record)) this.#note({ group, item }, record, []);
+  }
+
+  /** As it was written; not for one that the word woke up. */
+  #note(name: ItemName, record: object, own: readonly number[]): void {
+    if (this.isAsleep) this.#items.put(name, record, own);
+    else for (const fd of own) closeFd(fd);
   }
 
   drop(group: string, item?: string): void {
@@ -174,8 +187,8 @@ export class SleepingKeeper implements KeeperHandle {
       this.#awake.drop(group, item);
       return;
     }
-    this.#items.drop(group, item);
     this.#write({ type: 'drop', group, item }, []);
+    this.#items.drop(group, item);
     this.#tidySoon();
   }
 
@@ -198,6 +211,7 @@ export class SleepingKeeper implements KeeperHandle {
   }
 
   #tidySoon(): void {
+    if (!this.isAsleep) return;
     this.#tidying ??= setImmediate(() => {
       this.#tidying = undefined;
       if (this.isAsleep) this.#tidy();
@@ -205,7 +219,13 @@ export class SleepingKeeper implements KeeperHandle {
   }
 
   #tidy(): void {
-    if (!this.#writeAll(this.#empty)) {
+    let isWritten = false;
+    try {
+      isWritten = this.#writeAll(this.#empty);
+    } catch {
+      // What cannot be written here can stay where it is whole, and the keeper take it from there.
+    }
+    if (!isWritten) {
       this.wake();
       return;
     }
@@ -231,7 +251,6 @@ export class SleepingKeeper implements KeeperHandle {
     // Now it alone has the other ends: when it dies, luod hears of it.
     this.#letGo();
     other.leave();
-    this.#woken?.();
   }
 
   #died(): void {
@@ -243,11 +262,11 @@ export class SleepingKeeper implements KeeperHandle {
 
   bye(): void {
     this.#lost = undefined;
-    this.#awake?.bye();
-    if (!this.isAsleep) return;
-    this.#socket.remove();
+    removeKeeperSocket(this.#path, this.#socket.inode);
+    // Awake or not, and also one that cannot wake up: its descriptors end with it.
     this.#child.kill();
-    this.#close();
+    if (this.isAsleep) this.#close();
+    else this.#awake?.leave();
   }
 
   #close(): void {
@@ -288,4 +307,26 @@ function duplicates(fds: readonly number[]): number[] {
     for (const fd of own) closeFd(fd);
     throw error;
   }
+}
+
+/** @throws {LiveUpdateError} EADDRINUSE when somebody answers there; EACCES, ENOENT, EINVAL, EMFILE. */
+async function openSocket(path: string): Promise<KeeperSocket> {
+  try {
+    return openKeeperSocket(path);
+  } catch (error) {
+    if (LiveUpdateError.from(error).code !== 'EADDRINUSE') throw error;
+    const dead = identityOf(path);
+    const live = await dial(path).catch(() => undefined);
+    if (live !== undefined) closeFd(live);
+    // A keeper that died leaves its socket. Another luod may have found that as well, and have put its own there meanwhile.
+    if (live !== undefined || identityOf(path) !== dead) throw error;
+    removeStale(path);
+    return openKeeperSocket(path);
+  }
+}
+
+/** The number alone may be given to the next file as soon as this one is gone. */
+function identityOf(path: string): string | undefined {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return stat === undefined ? undefined : `${stat.ino} ${stat.ctimeNs}`;
 }

@@ -1,11 +1,12 @@
 /** A real `luod serve` in a folder of its own. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { LuodClient } from '../../src/app/luod-client.js';
+import { KeeperLink } from '../../src/daemon/keeper-link.js';
 import { cli } from './luod-process.js';
 
 export class Host {
@@ -98,6 +99,11 @@ export class Host {
   /** Descriptors that luod has open. */
   get fds(): number {
     return readdirSync(`/proc/${this.pid}/fd`).length;
+  }
+
+  /** For counts of descriptors: those of a keeper that sleeps are others, and luod's, too. */
+  async wakeKeeper(): Promise<void> {
+    for (const { fds } of await KeeperLink.look(`${this.socket}.keeper`)) for (const fd of fds) closeSync(fd);
   }
 
   /** Descriptors that the keeper has open. */

@@ -173,6 +173,7 @@ describe('kill points', () => {
     const probe = await client.createSession('probe');
     // Its own copy of what it gave luod closes after the answer: an answer to a second question means that it has.
     await client.dropSession('nobody').catch(() => undefined);
+    await host.wakeKeeper();
     const { fds, keeperFds } = host;
     const killers = points.filter(({ victim }) => victim !== 'client');
     const others = points.filter(({ victim }) => victim === 'client');

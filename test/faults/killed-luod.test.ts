@@ -48,6 +48,7 @@ describe('deaths of luod and of its clients', () => {
     for (let count = 0; count < 3; count++) clients.push(await host.connect());
     // An answer means that luod, and so the keeper, has the connection.
     for (const one of clients) await one.dropSession('nobody').catch(() => undefined);
+    await host.wakeKeeper();
     const baseFds = host.fds;
     const keeperFds = host.keeperFds;
     const sessions: Known[] = [];

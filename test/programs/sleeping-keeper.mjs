@@ -1,15 +1,15 @@
-// A store with a keeper, in a process that can be killed: says what it found, then does what it is told, a line of JSON each. The keeper
-// sleeps as soon as it may, which is said, too. With {"does":"die","at":n} the process kills itself at its nth word to a keeper from then on.
-// What a descriptor is, it reads from the memfd itself.
+// Keeps things with a keeper that sleeps, in a process that can be killed: says what the keeper of the process before had, starts one of its
+// own that has it, too, and does what it is told, a line of JSON each. With {"does":"die","at":n} the process kills itself at its nth
+// word to the keeper from then on. What a descriptor is, it reads from the memfd itself.
 
-import { closeSync, fstatSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, readSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { KeeperLink } from '../../build/daemon/keeper-link.js';
-import { KeptStore } from '../../build/daemon/kept-store.js';
 import { SleepingKeeper } from '../../build/daemon/sleeping-keeper.js';
 import { createMemfd } from '../../build/linux/memfd.js';
 
-const [path, dieAt] = process.argv.slice(2);
+const [path] = process.argv.slice(2);
 
 function contentOf(fd) {
   const bytes = Buffer.alloc(fstatSync(fd).size);
@@ -18,28 +18,25 @@ function contentOf(fd) {
 }
 
 const say = (line) => writeSync(1, `${JSON.stringify(line)}\n`);
-let wordsLeft = Number(dieAt);
+let wordsLeft = Number.NaN;
 const { write } = KeeperLink.prototype;
 KeeperLink.prototype.write = function (...words) {
   if (--wordsLeft === 0) process.kill(process.pid, 'SIGKILL');
   return write.apply(this, words);
 };
-const { serve } = SleepingKeeper.prototype;
-SleepingKeeper.prototype.serve = function () {
-  serve.call(this);
-  setImmediate(() => say({ asleep: true }));
-};
-
 const kept = new Map();
-const log = (line) => process.stderr.write(`${line}\n`);
-const { store, items } = await KeptStore.open({ path, patienceMs: 60_000, log, calmMs: 1 });
-store.onReplaced(() => {
-  for (const [group, own] of kept)
-    for (const [item, { record, fds }] of own) store.put(group, item, record, fds);
-});
 const groupOf = (group) => kept.get(group) ?? kept.set(group, new Map()).get(group);
-for (const { group, item, record, fds } of items) groupOf(group).set(item, { record, fds });
+const before = await KeeperLink.find(path);
+const items = before?.items ?? [];
 say({ items: items.map(({ fds, ...item }) => ({ ...item, fds: fds.map(contentOf) })) });
+before?.link.bye();
+while (existsSync(path)) await nextTurn();
+const store = await SleepingKeeper.start(path, 60_000);
+for (const { group, item, record, fds } of items) {
+  store.put(group, item, record, fds);
+  groupOf(group).set(item, { record, fds });
+}
+say({ asleep: true });
 
 const forget = (group, item) => {
   for (const fd of groupOf(group).get(item)?.fds ?? []) closeSync(fd);

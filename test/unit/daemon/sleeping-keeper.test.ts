@@ -1,9 +1,19 @@
-import { closeSync, existsSync, fstatSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  fstatSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { SleepingKeeper } from '../../../src/daemon/sleeping-keeper.js';
 import { createMemfd } from '../../../src/linux/memfd.js';
 import { recvFds } from '../../../src/linux/scm-rights.js';
@@ -27,7 +37,6 @@ beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'liveupdate-sleeping-'));
   path = join(folder, 'keeper');
   keeper = await Keeper.start(path, 60_000);
-  keeper.serve();
 });
 
 afterEach(async () => {
@@ -36,6 +45,11 @@ afterEach(async () => {
   expect(existsSync(path)).toBe(false);
   rmSync(folder, { recursive: true, force: true });
 });
+
+/** Its pid, whatever it has become. */
+function shell(): number | undefined {
+  return processesWith(path)[0];
+}
 
 function commandOf(pid: number | undefined): string {
   return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[0] as string;
@@ -126,27 +140,76 @@ it('tells when it dies, asleep or awake', async () => {
   await first;
   expect(keeper.isOpen).toBe(false);
   keeper = await Keeper.start(path, 60_000);
-  keeper.serve();
   keep('one', 1);
   expect(await look()).toHaveLength(1);
   const second = died(keeper);
   process.kill(processesWith(folder)[0] as number, 'SIGKILL');
   await second;
   expect(keeper.isOpen).toBe(false);
-  // Its socket goes with the next one.
-  keeper = await Keeper.start(path, 60_000);
-  keeper.serve();
 });
 
-it('stands beside another until it is served, which is not removed by the other’s end', async () => {
-  const [before] = processesWith(folder);
+it('takes the place of a dead one’s socket, once', async () => {
+  process.kill(processesWith(folder)[0] as number, 'SIGKILL');
+  await expect.poll(() => keeper.isOpen).toBe(false);
+  expect(existsSync(path)).toBe(true);
+  const both = await Promise.allSettled([Keeper.start(path, 60_000), Keeper.start(path, 60_000)]);
+  expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  for (const one of both) {
+    if (one.status === 'fulfilled') keeper = one.value;
+    else expect(one.reason).toMatchObject({ code: 'EADDRINUSE' });
+  }
+  expect(await look()).toEqual([]);
+});
+
+it('refuses what is too large, and keeps the rest', async () => {
   keep('one', 1);
-  const next = await Keeper.start(path, 60_000);
-  next.put('group', 'next', {}, []);
-  expect(await look()).toMatchObject([{ item: 'one' }]);
-  next.serve();
-  keeper.bye();
-  keeper = next;
-  await expect.poll(() => processesWith(folder)).not.toContain(before);
-  expect(await look()).toMatchObject([{ item: 'next' }]);
+  const [near, far] = socketPair();
+  expect(() => keeper.put('group', 'large', { text: 'x'.repeat(2 << 20) }, [far])).toThrow(/EMSGSIZE/);
+  closeSync(far);
+  expect(recvFds(near, { maxBytes: 1, maxFds: 0 })?.eof).toBe(true);
+  closeSync(near);
+  expect(() => keeper.amend('group', 'one', { text: 'x'.repeat(2 << 20) })).toThrow(/EMSGSIZE/);
+  keeper.drop('group', 'none');
+  await nextTurn();
+  expect(await look()).toMatchObject([{ item: 'one', record: { size: 1 } }]);
+});
+
+describe('without a file that it needs', () => {
+  let away: string;
+  let there: string;
+
+  beforeEach(async () => {
+    keeper.bye();
+    cpSync('build', join(folder, 'build'), { recursive: true });
+    symlinkSync(join(process.cwd(), 'node_modules'), join(folder, 'node_modules'));
+    const copy = pathToFileURL(join(folder, 'build/daemon/sleeping-keeper.js')).href;
+    const { SleepingKeeper: Copy } = (await import(
+      copy
+    )) as typeof import('../../../src/daemon/sleeping-keeper.js');
+    keeper = await Copy.start(path, 3000);
+    keep('one', 1);
+    there = join(folder, 'build/handover/wire.js');
+    away = `${there}.away`;
+    renameSync(there, away);
+  });
+
+  it('wakes up when it is back', async () => {
+    const looked = look();
+    keeper.wake();
+    expect(commandOf(shell())).toBe('/bin/sh');
+    renameSync(away, there);
+    expect(await looked).toMatchObject([{ item: 'one' }]);
+  });
+
+  it('ends when it has been waiting too long', async () => {
+    const lost = new Promise<void>((resolve) => keeper.onLost(resolve));
+    keeper.wake();
+    await lost;
+  });
+
+  it('ends when luod does', async () => {
+    keeper.wake();
+    keeper.bye();
+    await expect.poll(shell).toBeUndefined();
+  });
 });
