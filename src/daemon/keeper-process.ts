@@ -1,7 +1,8 @@
 /**
  * The keeper's process: `node keeper-process.js SOCKET PATIENCE_MS`. Says 'ready' on stdout when it listens. With `INODE LISTENER QUEUE...`
  * behind it is one that slept (sleeping-keeper.ts): the socket's inode, and the descriptors that it has. `--can-start` does nothing: whoever
- * hears 0 knows that everything is there that the keeper needs.
+ * hears 0 knows that everything is there that the keeper needs. All of this, and the words in the queues, is said by the version that started
+ * the shell, and heard by the one whose files are there when it wakes up.
  */
 import { writeSync } from 'node:fs';
 import { Keeper, type KeeperOptions } from './keeper.js';
