@@ -113,7 +113,7 @@ export class SleepingKeeper implements KeeperHandle {
         detached: true,
         stdio: ['ignore', 'ignore', 'inherit', ...far],
         cwd: '/',
-        env: { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/bin:/bin` },
+        env: { ...process.env, PATH: [process.env.PATH, '/usr/bin', '/bin'].filter(Boolean).join(':') },
       });
       await once(child, 'spawn');
       const keeper = new SleepingKeeper(path, socket, child, ends);
@@ -148,7 +148,8 @@ export class SleepingKeeper implements KeeperHandle {
     let own: number[];
     try {
       own = duplicates(fds);
-    } catch {
+    } catch (error) {
+      if (!this.isAsleep) throw error;
       // EMFILE: one that is awake needs none of luod's descriptors.
       this.wake();
       this.put(group, item, record, fds);
