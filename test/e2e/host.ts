@@ -5,6 +5,7 @@ import { closeSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LuodClient } from '../../src/app/luod-client.js';
 import { KeeperLink } from '../../src/daemon/keeper-link.js';
 import { cli } from './luod-process.js';
@@ -103,7 +104,14 @@ export class Host {
 
   /** For counts of descriptors: those of a keeper that sleeps are others, and luod's, too. */
   async wakeKeeper(): Promise<void> {
-    for (const { fds } of await KeeperLink.look(`${this.socket}.keeper`)) for (const fd of fds) closeSync(fd);
+    const path = `${this.socket}.keeper`;
+    for (const { fds } of await KeeperLink.look(path)) for (const fd of fds) closeSync(fd);
+    // Until it has closed its end of this: then its listener alone has the name.
+    const ends = () =>
+      readFileSync('/proc/net/unix', 'utf8')
+        .split('\n')
+        .filter((line) => line.endsWith(` ${path}`));
+    while (ends().length > 1) await nextTurn();
   }
 
   /** Descriptors that the keeper has open. */
