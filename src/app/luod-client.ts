@@ -8,7 +8,7 @@ import type { Token } from '../core/types.js';
 import { dial } from '../handover/dial.js';
 import { ENV_SOCKET, PROTOCOL_VERSION } from '../handover/protocol.js';
 import { Wire, type WireMessage } from '../handover/wire.js';
-import { closeFd, dupFd } from '../linux/fd.js';
+import { closeFd, dupFds } from '../linux/fd.js';
 
 interface Answer {
   readonly message: WireMessage;
@@ -129,7 +129,7 @@ class Conversation {
   async #send(id: number | string, request: object, fds: readonly number[]): Promise<Answer> {
     if (this.#ended !== undefined) throw this.#ended;
     return await new Promise<Answer>((resolve, reject) => {
-      this.#waiting.set(id, { request, fds: fds.map((fd) => dupFd(fd)), resolve, reject });
+      this.#waiting.set(id, { request, fds: dupFds(fds), resolve, reject });
       this.#wire.ref();
       this.#wire.send(request, fds);
     });

@@ -75,7 +75,8 @@ export class KeeperLink implements KeeperHandle {
   #pid: number | undefined;
   #lost: (() => void) | undefined;
 
-  private constructor(fd: number) {
+  /** @param fd luod's end of a socket whose other end a keeper reads, now or when it wakes up; the link owns it. */
+  constructor(fd: number) {
     this.#told.promise.catch(() => undefined);
     this.#wire = new Wire(fd, {
       message: (message, fds) => this.#take(message, fds),
@@ -84,11 +85,6 @@ export class KeeperLink implements KeeperHandle {
         this.#lost?.();
       },
     });
-  }
-
-  /** @param fd luod's end of a socket whose other end a keeper reads, now or when it wakes up; the link owns it. */
-  static over(fd: number): KeeperLink {
-    return new KeeperLink(fd);
   }
 
   /**

@@ -160,8 +160,8 @@ export class Keeper {
   }
 
   #put(name: ItemName, { record, keep }: WireMessage, fds: number[]): void {
-    if (keep === true && this.#items.amend(name, record)) return;
-    this.#items.put(name, record, fds);
+    if (keep === true) this.#items.amend(name, record, fds);
+    else this.#items.put(name, record, fds);
   }
 
   #tell(wire: Wire): void {

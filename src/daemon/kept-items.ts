@@ -32,12 +32,11 @@ export class KeptItems {
     items.set(item, { record, fds });
   }
 
-  /** A new record for the descriptors that are there. @returns false when nothing is. */
-  amend({ group, item }: ItemName, record: unknown): boolean {
-    const known = this.#groups.get(group)?.get(item);
-    if (known === undefined) return false;
-    known.record = record;
-    return true;
+  /** A new record for the descriptors that are there, or for `fds` when nothing is. */
+  amend(name: ItemName, record: unknown, fds: readonly number[]): void {
+    const known = this.#groups.get(name.group)?.get(name.item);
+    if (known === undefined) this.put(name, record, fds);
+    else known.record = record;
   }
 
   /** @param item Undefined for the whole group. */

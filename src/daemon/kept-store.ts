@@ -124,11 +124,8 @@ async function openKeeper({
   if (found !== undefined) return { keeper: found.link, items: found.items };
   try {
     return { keeper: await SleepingKeeper.start(path, patienceMs), items: [] };
-  } catch (error) {
-    const { code } = LiveUpdateError.from(error);
-    // Another luod was quicker; whoever is told so looks again, and finds that one's.
-    if (code === 'EADDRINUSE') throw new LiveUpdateError('EBUSY', 'a luod is in charge', { cause: error });
-    // Without a shell it is one that is awake.
+  } catch {
+    // Another luod was quicker, whose keeper is found now and says EBUSY; or, without a shell say, it is one that is awake.
     const { link, items } = await KeeperLink.open(path, patienceMs);
     return { keeper: link, items };
   }

@@ -16,18 +16,16 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { statSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
-import { dial } from '../handover/dial.js';
 import type { WireMessage } from '../handover/wire.js';
-import { closeFd, dupFd } from '../linux/fd.js';
+import { closeFd, dupFds } from '../linux/fd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { discardArrived } from '../linux/scm-rights.js';
 import { socketPair } from '../linux/socketpair.js';
 import { KEEPER_PROCESS, type KeeperHandle, KeeperLink } from './keeper-link.js';
 import { type KeeperSocket, openKeeperSocket, removeKeeperSocket } from './keeper-socket.js';
-import { type ItemName, KeptItems } from './kept-items.js';
-import { removeStale } from './socket-path.js';
+import { KeptItems } from './kept-items.js';
+import { claimSocketPath } from './socket-path.js';
 
 /** sh(1), as POSIX has it. */
 const SHELL = '/bin/sh';
@@ -87,7 +85,7 @@ export class SleepingKeeper implements KeeperHandle {
     this.#socket = socket;
     this.#child = child;
     this.#bell = ends.bell[0];
-    this.#queues = ends.queues.map(([near, far]) => ({ link: KeeperLink.over(near), far }));
+    this.#queues = ends.queues.map(([near, far]) => ({ link: new KeeperLink(near), far }));
     child.once('exit', () => this.#died());
     child.unref();
     this.#knock = watchFd(socket.fd, { readable: true }, () => this.wake());
@@ -97,10 +95,12 @@ export class SleepingKeeper implements KeeperHandle {
   /**
    * Starts one, where nobody answers.
    * @param patienceMs How long it shall wait for a next luod when this one is killed.
-   * @throws {LiveUpdateError} EADDRINUSE when somebody answers all the same; ENOENT without a shell; EMFILE; EACCES.
+   * @throws {LiveUpdateError} EADDRINUSE when somebody answers all the same; ENOENT without a shell; EMFILE; what
+   *   `claimSocketPath` throws.
    */
   static async start(path: string, patienceMs: number): Promise<SleepingKeeper> {
-    const socket = await openSocket(path);
+    await claimSocketPath(path);
+    const socket = openKeeperSocket(path);
     let ends: Ends | undefined;
     let child: ChildProcess | undefined;
     try {
@@ -147,7 +147,7 @@ export class SleepingKeeper implements KeeperHandle {
     }
     let own: number[];
     try {
-      own = duplicates(fds);
+      own = dupFds(fds);
     } catch (error) {
       if (!this.isAsleep) throw error;
       // EMFILE: one that is awake needs none of luod's descriptors.
@@ -162,7 +162,9 @@ export class SleepingKeeper implements KeeperHandle {
       for (const fd of own) closeFd(fd);
       throw error;
     }
-    this.#note({ group, item }, record, own);
+    // As it was written; not for one that the word woke up.
+    if (this.isAsleep) this.#items.put({ group, item }, record, own);
+    else for (const fd of own) closeFd(fd);
     // What was there before is in the queue still.
     if (this.#items.count === count) this.#tidySoon();
     if (this.#items.count > MOST_ASLEEP) this.wake();
@@ -174,13 +176,7 @@ export class SleepingKeeper implements KeeperHandle {
       return;
     }
     this.#write({ type: 'put', group, item, record, keep: true }, []);
-    if (this.isAsleep && !this.#items.amend({ group, item }, record)) this.#note({ group, item }, record, []);
-  }
-
-  /** As it was written; not for one that the word woke up. */
-  #note(name: ItemName, record: object, own: readonly number[]): void {
-    if (this.isAsleep) this.#items.put(name, record, own);
-    else for (const fd of own) closeFd(fd);
+    if (this.isAsleep) this.#items.amend({ group, item }, record, []);
   }
 
   drop(group: string, item?: string): void {
@@ -296,38 +292,4 @@ function openEnds(): Ends {
   }
   const [bell, ...queues] = pairs as [[number, number], ...[number, number][]];
   return { bell, queues };
-}
-
-/** @throws {LiveUpdateError} EMFILE. */
-function duplicates(fds: readonly number[]): number[] {
-  const own: number[] = [];
-  try {
-    for (const fd of fds) own.push(dupFd(fd));
-    return own;
-  } catch (error) {
-    for (const fd of own) closeFd(fd);
-    throw error;
-  }
-}
-
-/** @throws {LiveUpdateError} EADDRINUSE when somebody answers there; EACCES, ENOENT, EINVAL, EMFILE. */
-async function openSocket(path: string): Promise<KeeperSocket> {
-  try {
-    return openKeeperSocket(path);
-  } catch (error) {
-    if (LiveUpdateError.from(error).code !== 'EADDRINUSE') throw error;
-    const dead = identityOf(path);
-    const live = await dial(path).catch(() => undefined);
-    if (live !== undefined) closeFd(live);
-    // A keeper that died leaves its socket. Another luod may have found that as well, and have put its own there meanwhile.
-    if (live !== undefined || identityOf(path) !== dead) throw error;
-    removeStale(path);
-    return openKeeperSocket(path);
-  }
-}
-
-/** The number alone may be given to the next file as soon as this one is gone. */
-function identityOf(path: string): string | undefined {
-  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
-  return stat === undefined ? undefined : `${stat.ino} ${stat.ctimeNs}`;
 }

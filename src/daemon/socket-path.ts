@@ -4,7 +4,7 @@
  * The socket stands in a folder that only its user may enter; a socket left behind by a luod that died is removed, one
  * that answers is not, and anything that is no socket, or somebody else's, is never touched.
  */
-import { chmodSync, chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { type BigIntStats, chmodSync, chownSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { LiveUpdateError } from '../core/errors.js';
 import { dial } from '../handover/dial.js';
@@ -36,23 +36,36 @@ export function checkSocketPath(path: string): void {
  */
 export async function claimSocketPath(path: string): Promise<void> {
   checkSocketPath(path);
-  let stat: ReturnType<typeof lstatSync>;
-  try {
-    stat = lstatSync(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw LiveUpdateError.from(error);
-  }
+  const stat = look(path);
+  if (stat === undefined) return;
   if (!stat.isSocket())
     throw new LiveUpdateError('EADDRINUSE', `${path} exists and is no socket; choose another with --socket`);
-  if (stat.uid !== process.getuid?.()) throw new LiveUpdateError('EPERM', `${path} belongs to another user`);
-  if (await answers(path)) {
+  if (Number(stat.uid) !== process.getuid?.())
+    throw new LiveUpdateError('EPERM', `${path} belongs to another user`);
+  const isAnswered = await answers(path);
+  // Another luod may have found that nobody answers as well, and have put its own socket there meanwhile.
+  const now = look(path);
+  if (isAnswered || (now !== undefined && !isSame(now, stat))) {
     throw new LiveUpdateError(
       'EADDRINUSE',
       `a luod listens at ${path} already; choose another path with --socket`,
     );
   }
-  unlinkSync(path);
+  removeStale(path);
+}
+
+/** @throws {LiveUpdateError} EACCES, ENOTDIR. */
+function look(path: string): BigIntStats | undefined {
+  try {
+    return lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  } catch (error) {
+    throw LiveUpdateError.from(error);
+  }
+}
+
+/** The number alone may be given to the next file as soon as this one is gone. */
+function isSame(one: BigIntStats, other: BigIntStats): boolean {
+  return one.ino === other.ino && one.ctimeNs === other.ctimeNs;
 }
 
 function checkFolder(folder: string): void {

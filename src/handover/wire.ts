@@ -13,7 +13,7 @@
  * (EPROTO), closes the wire; nothing that arrived half is ever delivered, and every undelivered descriptor is closed.
  */
 import { LiveUpdateError } from '../core/errors.js';
-import { closeFd, dupFd } from '../linux/fd.js';
+import { closeFd, dupFds } from '../linux/fd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
 import { MAX_FDS_PER_MESSAGE, recvFds, sendFds, waitReadable, waitWritable } from '../linux/scm-rights.js';
 
@@ -198,7 +198,7 @@ export class Wire {
       }
     }
     // The caller may close its descriptors once send() returns, so what waits is held by a duplicate.
-    this.#queue.push({ bytes: Buffer.from(piece.bytes), fds: piece.fds.map((fd) => dupFd(fd)) });
+    this.#queue.push({ bytes: Buffer.from(piece.bytes), fds: dupFds(piece.fds) });
     this.#queuedBytes += piece.bytes.length;
     this.#watch.update({ readable: true, writable: true });
   }

@@ -21,6 +21,18 @@ export function dupFd(fd: number): number {
   return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
+/** Duplicates of all or of none, close-on-exec. @throws {LiveUpdateError} EBADF, EMFILE. */
+export function dupFds(fds: readonly number[]): number[] {
+  const duplicates: number[] = [];
+  try {
+    for (const fd of fds) duplicates.push(dupFd(fd));
+    return duplicates;
+  } catch (error) {
+    for (const fd of duplicates) closeFd(fd);
+    throw error;
+  }
+}
+
 /** Puts a duplicate of `from` in the place of `to`, which is closed; close-on-exec. @throws {LiveUpdateError} EBADF. dup3(2) */
 export function replaceFd(from: number, to: number): void {
   const result = libc.dup3(from, to, O_CLOEXEC);

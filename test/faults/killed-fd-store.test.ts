@@ -10,7 +10,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { programPath } from '../e2e/luod-process.js';
 import { TestManager } from '../e2e/service-manager.js';
-import { after, type Change, changes, countOf, type Kept, keptOf, plain, random } from './store-model.js';
+import { random } from './random.js';
+import { after, type Change, changes, countOf, type Kept, keptOf, plain } from './store-model.js';
 
 /** The log, room to write it anew, and ten descriptors. */
 const STORE = 12;

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { LuodClient, LuodSession } from '../../src/app/luod-client.js';
 import { createMemfd } from '../../src/linux/memfd.js';
 import { Host } from '../e2e/host.js';
+import { random } from './random.js';
 
 /** Clients that are killed themselves: kill-points.test.ts. */
 const KILLS = Number(process.env.LIVEUPDATE_KILLS ?? 40);
@@ -21,15 +22,6 @@ interface Known {
   handle: LuodSession | undefined;
   /** It was retrieved: files come out, none go in. */
   claimed: boolean;
-}
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
 }
 
 let host: Host;

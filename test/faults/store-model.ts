@@ -45,15 +45,6 @@ export function countOf(kept: Kept): number {
   return count;
 }
 
-/** Numbers from 0 to 1, the same for the same seed. */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
-
 /** Changes of a few groups and items, each with numbers of its own. */
 export function changes(next: () => number, groups: readonly string[]): () => Change {
   const below = (limit: number) => Math.floor(next() * limit);

@@ -2,20 +2,14 @@
 // own that has it, too, and does what it is told, a line of JSON each. With {"does":"die","at":n} the process kills itself at its nth
 // word to the keeper from then on. What a descriptor is, it reads from the memfd itself.
 
-import { closeSync, existsSync, fstatSync, readSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { KeeperLink } from '../../build/daemon/keeper-link.js';
 import { SleepingKeeper } from '../../build/daemon/sleeping-keeper.js';
-import { createMemfd } from '../../build/linux/memfd.js';
+import { contentOf, memfdOf } from './contents.mjs';
 
 const [path] = process.argv.slice(2);
-
-function contentOf(fd) {
-  const bytes = Buffer.alloc(fstatSync(fd).size);
-  readSync(fd, bytes, 0, bytes.length, 0);
-  return bytes.toString();
-}
 
 const say = (line) => writeSync(1, `${JSON.stringify(line)}\n`);
 let wordsLeft = Number.NaN;
@@ -49,11 +43,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     continue;
   }
   if (does === 'put') {
-    const fds = contents.map((content) => {
-      const fd = createMemfd('content', 0);
-      writeSync(fd, content);
-      return fd;
-    });
+    const fds = contents.map(memfdOf);
     store.put(group, item, record, fds);
     forget(group, item);
     groupOf(group).set(item, { record, fds });
