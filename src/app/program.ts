@@ -956,6 +956,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       return;
     }
     const lingers = countStaying(listeners) > 0;
+    // Ten thousand connections are let go of on a core that the next image's clients wait for. What the program does at 'finish' is not
+    // kept waiting.
+    if (!lingers && this.listenerCount('finish') === 0) giveWay();
     const failures = predecessor.sever(lingers);
     // A warning would come too late for this process.
     for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);

@@ -166,8 +166,7 @@ export class ConnectionSet {
    * the program is still in charge. What takes longer than a moment stays. `unpreserve` undoes it.
    */
   async settle(): Promise<void> {
-    const upgraded: UpgradedProtocol[] = [];
-    for (const { upgraded: other } of this.#members.values()) if (other !== undefined) upgraded.push(other);
+    const upgraded = upgradedOf(this.#members.values());
     for (const other of upgraded) other.hold();
     const deadline = performance.now() + SETTLE_MS;
     // All of them at once: the program goes on, and may keep them busy.
@@ -233,14 +232,15 @@ export class ConnectionSet {
   }
 
   /**
-   * Everything about the live connections that is neither in the kernel nor sent.
+   * Everything about the live connections that is neither in the kernel nor sent. Both arguments are always given: a default value is code
+   * that a rehearsal would not run, and V8 would give up what it compiled when the freeze comes to it.
    * @param how 'rehearsal' leaves out bytes that wait in user space: there may be many, and nobody will see them. 'whole': the other
    *   side has nothing yet.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again.
    */
-  collect(
-    how: 'freeze' | 'rehearsal' | 'whole' = 'freeze',
-    members: ReadonlyMap<number, Connection> = this.#members,
+  #collect(
+    how: 'freeze' | 'rehearsal' | 'whole',
+    members: ReadonlyMap<number, Connection>,
   ): Required<Omit<SavedSet, 'fresh' | 'ahead'>> {
     const isMovable = this.protocol?.movable?.();
     const save = this.protocol?.save;
@@ -282,6 +282,18 @@ export class ConnectionSet {
   }
 
   /**
+   * The record of the freeze, with the descriptors (borrowed) of those that have not crossed.
+   * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EINVAL when a state cannot be cloned.
+   */
+  takeRest(): { record: Buffer; fds: number[] } {
+    const { ids: fresh, fds } = this.takeWaiting(Number.POSITIVE_INFINITY);
+    return {
+      record: serializeValue({ fresh, ...this.#collect('freeze', this.#members) } satisfies SavedSet),
+      fds,
+    };
+  }
+
+  /**
    * Collects what a freeze would, part by part, and throws it away; the program may have its turn in between.
    * @returns how many connections each part has.
    * @throws {LiveUpdateError} EINVAL when a state cannot be cloned.
@@ -289,7 +301,10 @@ export class ConnectionSet {
   *rehearse(perPart: number): Generator<number> {
     // A Map, as at the freeze: V8 compiles the loop for what it loops over.
     let part = new Map<number, Connection>();
-    const collect = () => serializeValue(this.collect('rehearsal', part));
+    const collect = () => {
+      upgradedOf(part.values());
+      return serializeValue(this.#collect('rehearsal', part));
+    };
     for (const [id, connection] of this.#members) {
       part.set(id, connection);
       if (part.size < perPart) continue;
@@ -313,7 +328,10 @@ export class ConnectionSet {
     for (const [id, connection] of this.#staying)
       if (wanted.has(connection)) late.#members.set(id, connection);
     const { ids: fresh, fds } = descriptorsOf(late.#members, () => true);
-    return { record: serializeValue({ ...late.collect('whole'), fresh } satisfies SavedSet), fds };
+    return {
+      record: serializeValue({ ...late.#collect('whole', late.#members), fresh } satisfies SavedSet),
+      fds,
+    };
   }
 
   /** Old image: how many were moved ahead of the cut. */
@@ -391,7 +409,7 @@ export class ConnectionSet {
       if (connection.upgraded === undefined) back.#members.set(id, connection);
     }
     this.#ahead.clear();
-    return serializeValue({ ...back.collect('whole'), fresh: NONE } satisfies SavedSet);
+    return serializeValue({ ...back.#collect('whole', back.#members), fresh: NONE } satisfies SavedSet);
   }
 
   /** Old image: the next one gave back what it served; those that are not there have ended. @throws {LiveUpdateError} EINVAL. */
@@ -630,6 +648,12 @@ export class ConnectionSet {
   }
 }
 
+function upgradedOf(connections: Iterable<Connection>): UpgradedProtocol[] {
+  const all: UpgradedProtocol[] = [];
+  for (const { upgraded } of connections) if (upgraded !== undefined) all.push(upgraded);
+  return all;
+}
+
 /** Numbers and descriptors (borrowed) of the connections that are open, as far as `isWanted`, which is told how many there are so far. */
 function descriptorsOf(
   connections: ReadonlyMap<number, Connection>,
@@ -681,9 +705,8 @@ export function connectionSetHandler(handover: Handover): CarriedFileHandler<Con
       },
       freeze(args) {
         const set = args.file!;
-        const { ids: fresh, fds } = set.takeWaiting(Number.POSITIVE_INFINITY);
-        const saved: SavedSet = { fresh, ...set.collect() };
-        handover.outgoing.update(handleOf(args.serializedData), serializeValue(saved), fds);
+        const { record, fds } = set.takeRest();
+        handover.outgoing.update(handleOf(args.serializedData), record, fds);
       },
       retrieve(args) {
         const { incoming } = handover;
