@@ -24,7 +24,7 @@ import { Readiness } from '../linux/epoll.js';
 import { closeFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
-import { Connection, type UpgradedProtocol } from './connection.js';
+import { Connection, type Duplicates, type UpgradedProtocol } from './connection.js';
 import { isSame } from './same-value.js';
 import type { ServerProtocol } from './server-protocol.js';
 
@@ -77,6 +77,8 @@ export class ConnectionSet {
   readonly #moved = new Map<number, Connection>();
   /** New image: those that it serves ahead of the commit. */
   readonly #ahead = new Map<number, Connection>();
+  /** New image: what the old one holds of these. */
+  readonly #oldOnes: Duplicates = { exist: false };
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
   protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade' | 'prepare'> | undefined;
   /** In a new image: tells of connections that crossed and have something to read. Undefined when there are none, or it cannot be had. */
@@ -381,12 +383,12 @@ export class ConnectionSet {
   serveAhead(record: Uint8Array, server: Server): void {
     const saved = parse(record);
     this.#restoreThese(saved);
+    this.#oldOnes.exist = true;
     for (const id of saved.live ?? NONE) {
       const connection = this.#members.get(id);
       if (connection === undefined) throw new LiveUpdateError('EINVAL', `the connection ${id} did not come`);
       this.#ahead.set(id, connection);
-      // The old image holds a duplicate: the peer has to be told of an end.
-      connection.watchEnd(() => undefined);
+      connection.endAloudWhile(this.#oldOnes);
       connection.arm(server, this.protocol);
     }
     for (const id of saved.live ?? NONE) this.#members.get(id)?.announce();
@@ -536,7 +538,7 @@ export class ConnectionSet {
       if (this.#members.size !== expected)
         throw new LiveUpdateError('EINVAL', `${expected - this.#members.size} connections did not come`);
     }
-    for (const connection of this.#ahead.values()) connection.watchEnd(undefined);
+    this.#oldOnes.exist = false;
     this.#ahead.clear();
     this.#restoreThese(saved);
     for (const [id, name] of saved.upgraded ?? []) {

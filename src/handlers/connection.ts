@@ -42,6 +42,11 @@ const COMPATIBLE = 'liveupdate-connection-v1';
 const HEADER_BYTES = 8;
 const FLAG_ENDED = 1;
 
+/** Whether another image holds duplicates of connections that this one serves. */
+export interface Duplicates {
+  exist: boolean;
+}
+
 type Push = (this: Socket, chunk: unknown, encoding?: BufferEncoding) => boolean;
 
 const plainPush = Socket.prototype.push as Push;
@@ -130,6 +135,7 @@ export class Connection<S = unknown> implements SocketOwner {
   #server: Server | undefined;
   #hasBytes = false;
   #onEnd: (() => void) | undefined;
+  #duplicates: Duplicates | undefined;
   #onGone: (() => void) | undefined;
   #onFlow: (() => void) | undefined;
   #held: (() => void)[] | undefined;
@@ -332,17 +338,22 @@ export class Connection<S = unknown> implements SocketOwner {
     this.#onEnd = onEnd;
   }
 
+  /** As long as these exist, the peer is told of an end as `watchEnd` does it. Ten thousand connections share the word that ends it. */
+  endAloudWhile(duplicates: Duplicates): void {
+    this.#duplicates = duplicates;
+  }
+
   destroyed(): void {
     // An error before the program has seen the socket would find no 'error' listener, and end the process.
     if (this.#armed) this.announce();
     const onEnd = this.#onEnd;
-    if (onEnd !== undefined) {
-      this.#onEnd = undefined;
+    this.#onEnd = undefined;
+    if (onEnd !== undefined || this.#duplicates?.exist === true) {
       const fd = handleFd(this.socket);
       // A reset is sent by the last close, through SO_LINGER, and must not be preceded by a FIN.
       // A pipe has no such word: its other end hears of it when the next image, which is told, closes its duplicate.
       if (fd !== undefined && !isResetting(this.socket) && !isPipe(fd)) shutdown(fd, SHUT_RDWR);
-      onEnd();
+      onEnd?.();
     }
     this.#onGone?.();
   }

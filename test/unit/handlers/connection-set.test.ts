@@ -1,9 +1,11 @@
-import { Server, Socket } from 'node:net';
+import { once } from 'node:events';
+import { type AddressInfo, connect, Server, Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Connection } from '../../../src/handlers/connection.js';
 import { ConnectionSet } from '../../../src/handlers/connection-set.js';
-import { closeFd } from '../../../src/linux/fd.js';
+import { deserializeValue } from '../../../src/handover/values.js';
+import { closeFd, dupFd } from '../../../src/linux/fd.js';
 import { sendFds } from '../../../src/linux/scm-rights.js';
 import { socketPair } from '../../../src/linux/socketpair.js';
 
@@ -79,6 +81,54 @@ describe('preserving a set', () => {
     for (const { socket } of [...set]) socket.destroy();
     await nextTurn();
     expect(ended).toEqual([]);
+  });
+});
+
+describe('serving ahead of the commit', () => {
+  type Saved = Parameters<ConnectionSet['adopt']>[0];
+  const parse = (record: Uint8Array) => deserializeValue(record) as Saved;
+
+  it('tells a peer of its end while the old image holds a duplicate, and not behind it', async () => {
+    const old = new ConnectionSet();
+    const server = new Server((socket) => old.add(Connection.of(socket))).listen(0, '127.0.0.1');
+    undo.push(() => server.close());
+    await once(server, 'listening');
+    const clients: Socket[] = [];
+    for (let i = 0; i < 2; i++) {
+      const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
+      clients.push(client);
+      undo.push(() => client.destroy());
+      await Promise.all([once(client, 'connect'), once(server, 'connection')]);
+      client.resume();
+    }
+    await old.preserve(() => undefined);
+    const { ids, fds } = old.takeWaiting(10);
+    const pass = parse(old.passRecord(ids));
+    const duplicates = fds.map((fd) => dupFd(fd));
+    const next = new ConnectionSet();
+    next.adopt(pass, () => duplicates.shift() as number);
+    next.serveAhead(old.takeBatch(10) as Buffer, new Server());
+    const [first, second] = [...next];
+    const ended: number[] = [];
+    const ends = clients.map(async (client, i) => {
+      await once(client, 'end');
+      ended.push(i);
+    });
+    first!.socket.destroy();
+    await ends[0];
+
+    next.restore(parse(old.takeRest().record));
+    second!.socket.destroy();
+    await once(second!.socket, 'close');
+    // The word takes longer to come than this, if it is on its way; another connection's is behind it.
+    const last = connect((server.address() as AddressInfo).port, '127.0.0.1');
+    undo.push(() => last.destroy());
+    const [accepted] = (await once(server, 'connection')) as [Socket];
+    last.resume();
+    accepted.destroy();
+    await once(last, 'end');
+    expect(ended).toEqual([0]);
+    old.sever();
   });
 });
 
