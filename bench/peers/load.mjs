@@ -19,8 +19,8 @@ const DRAIN_MS = 3000;
 
 const now = () => Number(process.hrtime.bigint()) / 1e6;
 
-/** Of all requests: when due, milliseconds until the reply, the counter, and indices into `versions` and `caches`. */
-const replies = { due: [], took: [], counter: [], version: [], cache: [] };
+/** Of all requests: when due, when asked (this process may be woken late), milliseconds from due to the reply, the counter, and indices into `versions` and `caches`. */
+const replies = { due: [], asked: [], took: [], counter: [], version: [], cache: [] };
 const versions = [];
 const caches = [];
 const failures = [];
@@ -33,8 +33,9 @@ function indexIn(list, value) {
   return index === -1 ? list.push(value) - 1 : index;
 }
 
-function note(dueAt, { version, counter, cache }) {
+function note({ dueAt, askedAt }, { version, counter, cache }) {
   replies.due.push(dueAt);
+  replies.asked.push(askedAt);
   replies.took.push(now() - dueAt);
   replies.counter.push(counter);
   replies.version.push(indexIn(versions, version));
@@ -50,8 +51,8 @@ class BusyClient {
     await this.#connection.connect(httpPort);
   }
 
-  due(at) {
-    this.#queue.push(at);
+  due(dueAt) {
+    this.#queue.push({ dueAt, askedAt: now() });
     if (!this.#isWorking) void this.#work();
   }
 
@@ -61,13 +62,13 @@ class BusyClient {
 
   async #work() {
     this.#isWorking = true;
-    for (let at = this.#queue.shift(); at !== undefined; at = this.#queue.shift()) {
+    for (let due = this.#queue.shift(); due !== undefined; due = this.#queue.shift()) {
       try {
         if (!this.#connection.isOpen) await this.#connection.connect(httpPort);
-        note(at, await this.#connection.request(nextRequest++));
+        note(due, await this.#connection.request(nextRequest++));
       } catch (failure) {
         if (!(failure instanceof Failure)) throw failure;
-        failures.push({ at: now(), kind: failure.kind, message: failure.message });
+        failures.push({ askedAt: due.askedAt, at: now(), kind: failure.kind, message: failure.message });
       }
     }
     this.#isWorking = false;
@@ -170,6 +171,7 @@ async function finish() {
   const seen = {
     replies: {
       due: Float64Array.from(replies.due),
+      asked: Float64Array.from(replies.asked),
       took: Float64Array.from(replies.took),
       counter: Float64Array.from(replies.counter),
       version: Uint8Array.from(replies.version),

@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort } from '../processes.mjs';
 import { ClientProcess } from './client-process.mjs';
+import { longestGap } from './gap.mjs';
 import { deploy } from './system-process.mjs';
 import { TrackedProcesses } from './tracked-processes.mjs';
 
@@ -104,10 +105,13 @@ async function timed(act, since) {
 
 /** What the clients saw, as figures. Times are milliseconds, from the update's begin where they are points. */
 function analyse(seen, { updateAt, windowEnd, windowMs, connections, system }) {
-  const { due, took, version } = seen.replies;
+  const { due, asked, took, version } = seen.replies;
+  const requests = [
+    ...Array.from(due, (at, i) => ({ askedAt: asked[i], endedAt: at + took[i], isAnswered: true })),
+    ...seen.failures.map(({ askedAt, at }) => ({ askedAt, endedAt: at, isAnswered: false })),
+  ];
   const before = [];
   const during = [];
-  const answered = [];
   let firstNew;
   let lastOld;
   const newVersion = seen.versions.indexOf('2');
@@ -115,7 +119,6 @@ function analyse(seen, { updateAt, windowEnd, windowMs, connections, system }) {
     const at = due[i] + took[i];
     if (due[i] >= updateAt - windowMs && due[i] < updateAt) before.push(took[i]);
     if (due[i] >= updateAt && due[i] < windowEnd) during.push(took[i]);
-    if (at >= updateAt && due[i] < windowEnd) answered.push(at);
     if (version[i] === newVersion && !(at >= firstNew)) firstNew = at;
     if (version[i] !== newVersion && !(at <= lastOld)) lastOld = at;
   }
@@ -130,11 +133,8 @@ function analyse(seen, { updateAt, windowEnd, windowMs, connections, system }) {
     busyClosed: seen.busyClosed.filter((at) => at >= updateAt).length,
     idle: seen.idle,
     tcp: seen.tcp,
-    gapMs: longestGap(answered, updateAt),
-    gapBeforeMs: longestGap(
-      [...due.keys()].map((i) => due[i] + took[i]).filter((at) => at >= updateAt - windowMs && at < updateAt),
-      updateAt - windowMs,
-    ),
+    gapMs: longestGap(requests, updateAt, windowEnd),
+    gapBeforeMs: longestGap(requests, updateAt - windowMs, updateAt),
     longestMs: highest(during),
     before: quantiles(before),
     during: quantiles(during),
@@ -185,18 +185,6 @@ function silence(times, from, to) {
 
 function highest(numbers) {
   return numbers.length === 0 ? undefined : numbers.reduce((a, b) => Math.max(a, b));
-}
-
-/** Between replies, from `start` on. */
-function longestGap(times, start) {
-  if (times.length === 0) return undefined;
-  let longest = 0;
-  let last = start;
-  for (const at of times.toSorted((a, b) => a - b)) {
-    longest = Math.max(longest, at - last);
-    last = at;
-  }
-  return longest;
 }
 
 function quantiles(numbers) {

@@ -17,6 +17,7 @@ export function thisMachine() {
 /** Figures of which a system's summary has the median and the highest of its runs. */
 const figuresOf = (windowMs) => ({
   gapMs: (run) => run.gapMs,
+  gapBeforeMs: (run) => run.gapBeforeMs,
   longestMs: (run) => run.longestMs,
   p50Before: (run) => run.before?.p50,
   p99Before: (run) => run.before?.p99,

@@ -1,0 +1,28 @@
+import { describe, expect, it } from 'vitest';
+import { longestGap } from '../../../bench/peers/gap.mjs';
+
+const answered = (askedAt: number, endedAt: number) => ({ askedAt, endedAt, isAnswered: true });
+const failed = (askedAt: number, endedAt: number) => ({ askedAt, endedAt, isAnswered: false });
+
+describe('the longest gap without a reply', () => {
+  it('is between two replies, while one is waited for', () => {
+    expect(longestGap([answered(1, 2), answered(1.5, 12), answered(11, 13)], 0, 20)).toBe(10);
+    // In any order.
+    expect(longestGap([answered(11, 13), answered(1.5, 12), answered(1, 2)], 0, 20)).toBe(10);
+  });
+
+  it('counts from the next request when nobody waits', () => {
+    expect(longestGap([answered(1, 2), answered(15, 16), answered(16, 17)], 0, 20)).toBe(1);
+  });
+
+  it('does not end with a request that fails', () => {
+    expect(longestGap([answered(1, 2), failed(2.5, 3), failed(6, 7), answered(9, 10)], 0, 20)).toBe(7.5);
+    expect(longestGap([answered(1, 2), failed(1.5, 3), failed(6, 7), answered(9, 10)], 0, 20)).toBe(8);
+  });
+
+  it('is of those that were asked in time', () => {
+    expect(longestGap([answered(1, 9), answered(10, 12), answered(13, 30)], 10, 20)).toBe(17);
+    expect(longestGap([answered(1, 2)], 10, 20)).toBeUndefined();
+    expect(longestGap([], 10, 20)).toBeUndefined();
+  });
+});
