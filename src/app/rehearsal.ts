@@ -58,10 +58,12 @@ export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
 export async function rehearseFreeze(openImage: OpenImage, sets: readonly ConnectionSet[]): Promise<void> {
   await act(openImage, 'freeze');
   for (const set of sets) {
+    const parts = set.rehearsals(FREEZE_PART);
     let done = 0;
     for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
-      for (const count of set.rehearse(FREEZE_PART)) {
-        done += count;
+      for (const part of parts) {
+        part.run();
+        done += part.size;
         await nextTurn();
       }
     }

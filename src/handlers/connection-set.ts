@@ -69,6 +69,13 @@ interface Preserved {
   readonly ended: (id: number) => void;
 }
 
+/** See `ConnectionSet.rehearsals`. */
+export interface Rehearsal {
+  readonly size: number;
+  /** @throws {LiveUpdateError} EINVAL when a state cannot be cloned. */
+  run(): void;
+}
+
 export class ConnectionSet {
   readonly #members = new Map<number, Connection>();
   /** Those that could not cross at the freeze. */
@@ -296,27 +303,25 @@ export class ConnectionSet {
   }
 
   /**
-   * Collects what a freeze would, part by part, and throws it away; the program may have its turn in between.
-   * @returns how many connections each part has.
-   * @throws {LiveUpdateError} EINVAL when a state cannot be cloned.
+   * Rehearsals of the freeze, each of a part of the members as they are now: it collects what the freeze would, and throws it away. They can
+   * be repeated, and the program may have its turn between two.
+   * @param perPart How many connections each has at most.
    */
-  *rehearse(perPart: number): Generator<number> {
-    // A Map, as at the freeze: V8 compiles the loop for what it loops over.
-    let part = new Map<number, Connection>();
-    const collect = () => {
-      upgradedOf(part.values());
-      return serializeValue(this.#collect('rehearsal', part));
-    };
-    for (const [id, connection] of this.#members) {
-      part.set(id, connection);
-      if (part.size < perPart) continue;
-      collect();
-      yield part.size;
-      part = new Map();
+  rehearsals(perPart: number): Rehearsal[] {
+    const members = [...this.#members];
+    const parts: Rehearsal[] = [];
+    for (let at = 0; at < members.length; at += perPart) {
+      // A Map, as at the freeze: V8 compiles the loop for what it loops over.
+      const part = new Map(members.slice(at, at + perPart));
+      parts.push({
+        size: part.size,
+        run: () => {
+          upgradedOf(part.values());
+          serializeValue(this.#collect('rehearsal', part));
+        },
+      });
     }
-    if (part.size === 0) return;
-    collect();
-    yield part.size;
+    return parts;
   }
 
   /**
