@@ -1,12 +1,13 @@
 /** The orchestrator by itself: one image's files and sessions to the next, with handlers whose callbacks do next to nothing. */
 import { LiveUpdate } from '../../build/core/index.js';
 import { controlOnce } from './control.mjs';
-import { series, watch } from './measure.mjs';
+import { coldWatch, series, watch } from './measure.mjs';
 
 const FILES = [10, 100, 1000, 10_000, 30_000, 100_000];
-const SESSIONS = FILES;
 /** From here on growth is judged: with fewer, what an update costs whatever it carries is a good part of it. */
 const FROM = 1000;
+/** With cold caches a sample of few is no dearer than one of many. */
+const COLD_ITEMS = 4000;
 /** The control of each step: what it does to as many objects. */
 const CONTROL_OF = {
   create: 'Map: filled',
@@ -45,11 +46,11 @@ function orchestrator() {
   return liveupdate;
 }
 
-function filesOnce(count, tokens) {
+function filesOnce(count, tokens, start) {
   const files = Array.from({ length: count }, (_, id) => ({ id }));
   const old = orchestrator();
   const session = old.createSession('s');
-  const clock = watch();
+  const clock = start();
   const { times, done } = clock;
   for (let i = 0; i < count; i++) session.preserve(files[i], tokens[i]);
   done('preserve');
@@ -69,10 +70,10 @@ function filesOnce(count, tokens) {
   return times;
 }
 
-function sessionsOnce(count, names) {
+function sessionsOnce(count, names, start) {
   const files = Array.from({ length: count }, (_, id) => ({ id }));
   const old = orchestrator();
-  const clock = watch();
+  const clock = start();
   const { times, done } = clock;
   const sessions = names.map((name) => old.createSession(name));
   done('create');
@@ -99,37 +100,38 @@ function onceEach(sizes, make) {
   return new Map(sizes.map((size) => [size, make(size)]));
 }
 
-/** @returns the tables of this part. */
-export async function measureCore(repetitions) {
-  const counting = onceEach(FILES, (size) => Array.from({ length: size }, (_, i) => BigInt(i)));
-  const scattered = onceEach(FILES, (size) =>
+/**
+ * @param isCold Each step with cold caches, and from the size on from which growth is judged.
+ * @returns the tables of this part.
+ */
+export async function measureCore(repetitions, isCold) {
+  const sizes = isCold ? FILES.filter((size) => size >= FROM) : FILES;
+  const start = isCold ? coldWatch : watch;
+  const measured = (sample) => series(sizes, repetitions, sample, isCold ? COLD_ITEMS : undefined);
+  const counting = onceEach(sizes, (size) => Array.from({ length: size }, (_, i) => BigInt(i)));
+  const scattered = onceEach(sizes, (size) =>
     Array.from({ length: size }, (_, i) => (BigInt(i) * 0x9e37_79b9_7f4a_7c15n) & 0xffff_ffff_ffff_ffffn),
   );
-  const names = onceEach(SESSIONS, (size) => Array.from({ length: size }, (_, i) => `session-${i}`));
+  const names = onceEach(sizes, (size) => Array.from({ length: size }, (_, i) => `session-${i}`));
+  const rest = { sizes, from: FROM, controlOf: CONTROL_OF };
   return [
     {
+      ...rest,
       title: 'Files of one session',
       unit: 'µs a file',
-      sizes: FILES,
-      from: FROM,
-      controlOf: CONTROL_OF,
-      rows: await series(FILES, repetitions, (size) => filesOnce(size, counting.get(size))),
+      rows: await measured((size) => filesOnce(size, counting.get(size), start)),
     },
     {
+      ...rest,
       title: 'The same with tokens that do not count from 0',
       unit: 'µs a file',
-      sizes: FILES,
-      from: FROM,
-      controlOf: CONTROL_OF,
-      rows: await series(FILES, repetitions, (size) => filesOnce(size, scattered.get(size))),
+      rows: await measured((size) => filesOnce(size, scattered.get(size), start)),
     },
     {
+      ...rest,
       title: 'Sessions of one file each',
       unit: 'µs a session',
-      sizes: SESSIONS,
-      from: FROM,
-      controlOf: CONTROL_OF,
-      rows: await series(SESSIONS, repetitions, (size) => sessionsOnce(size, names.get(size))),
+      rows: await measured((size) => sessionsOnce(size, names.get(size), start)),
     },
   ];
 }

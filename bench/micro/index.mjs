@@ -15,7 +15,7 @@ const HELP = `node --expose-gc bench/micro/index.mjs [options]
   --repetitions N      samples of each size (default 15)
   --write              put the tables into docs/performance.md
   --json               one JSON object
-  --no-collector       of the core only as it is, with whatever young generation this process was started with
+  --cold               of the core only its growth with cold caches, with whatever young generation this process was started with
   --help
 `;
 
@@ -32,7 +32,7 @@ function options() {
         repetitions: { type: 'string', default: '15' },
         write: { type: 'boolean', default: false },
         json: { type: 'boolean', default: false },
-        'no-collector': { type: 'boolean', default: false },
+        cold: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
       },
     });
@@ -54,27 +54,19 @@ if (!Number.isSafeInteger(repetitions) || repetitions < 1) usage('--repetitions 
 if (globalThis.gc === undefined) usage('run it with node --expose-gc: garbage is collected between samples');
 
 /**
- * Adds to each table the same measured in a process whose young generation is so large that nothing is collected: V8 copies what lives
- * through a collection, and everything that an update makes does.
+ * Adds to each table the same measured with cold caches, in a process whose young generation is so large that nothing is collected: V8 copies
+ * what lives through a collection, and everything that an update makes does.
  */
-async function addUncollected(core) {
+async function addCold(core) {
   const flags = [...process.execArgv, '--min-semi-space-size=256', '--max-semi-space-size=256'];
-  const words = [
-    process.argv[1],
-    '--parts',
-    'core',
-    '--no-collector',
-    '--json',
-    '--repetitions',
-    values.repetitions,
-  ];
+  const words = [process.argv[1], '--parts', 'core', '--cold', '--json', '--repetitions', values.repetitions];
   const child = spawn(process.execPath, [...flags, ...words], { stdio: ['ignore', 'pipe', 'ignore'] });
   let out = '';
   for await (const chunk of child.stdout.setEncoding('utf8')) out += chunk;
   const { tables: measured } = JSON.parse(out);
   for (const table of core) {
     const { rows } = measured.find(({ title }) => title === table.title);
-    table.uncollected = new Map(rows.map(({ name, points }) => [name, points]));
+    table.cold = new Map(rows.map(({ name, points }) => [name, points]));
   }
 }
 
@@ -84,8 +76,8 @@ const faults = [];
 for (const part of parts) {
   process.stderr.write(`${part} ...\n`);
   if (part === 'core') {
-    const core = await (await import('./core.mjs')).measureCore(repetitions);
-    if (!values['no-collector']) await addUncollected(core);
+    const core = await (await import('./core.mjs')).measureCore(repetitions, values.cold);
+    if (!values.cold) await addCold(core);
     tables.push(...core);
   }
   if (part === 'handover')
@@ -102,9 +94,9 @@ for (const part of parts) {
   }
 }
 faults.push(...faultsOf(tables));
-const plain = tables.map(({ rows, from, uncollected, ...table }) => ({
+const plain = tables.map(({ rows, from, cold, ...table }) => ({
   ...table,
-  rows: rowsOf({ rows, from, uncollected }),
+  rows: rowsOf({ rows, from, cold }),
 }));
 const text = markdown({ tables, facts });
 process.stdout.write(

@@ -41,6 +41,30 @@ export function watch() {
   };
 }
 
+/** Larger than any cache that a core has to itself, and most of those that it shares. */
+const SWEPT_BYTES = 96 * 2 ** 20;
+const LINE = 64;
+let swept;
+
+/** The same, but each step finds the caches full of something else, as an update does: between two of them a program lives. */
+export function coldWatch() {
+  const clock = watch();
+  swept ??= new Uint8Array(SWEPT_BYTES);
+  const sweep = () => {
+    for (let at = 0; at < SWEPT_BYTES; at += LINE) swept[at]++;
+    clock.begin();
+  };
+  sweep();
+  return {
+    times: clock.times,
+    begin: sweep,
+    done(name) {
+      clock.done(name);
+      sweep();
+    },
+  };
+}
+
 export function median(numbers) {
   const sorted = numbers.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;

@@ -14,14 +14,14 @@ export function machine() {
 
 /**
  * A table's rows as plain objects, each with its growth if the table has a range for it: with V8's collector as it is, and, where that was
- * measured, without one.
+ * measured, without one and with cold caches.
  */
-export function rowsOf({ rows, from, uncollected }) {
+export function rowsOf({ rows, from, cold }) {
   return Array.from(rows, ([name, points]) => ({
     name,
     points,
     ...(from === undefined ? {} : { growth: growth(points, from) }),
-    ...(uncollected?.has(name) ? { uncollected: growth(uncollected.get(name), from) } : {}),
+    ...(cold?.has(name) ? { cold: growth(cold.get(name), from) } : {}),
   }));
 }
 
@@ -32,9 +32,9 @@ export function rowsOf({ rows, from, uncollected }) {
 export function faultsOf(tables) {
   return tables.flatMap((table) => {
     const { controlOf } = table;
-    const rows = rowsOf(table).map(({ name, growth, uncollected }) => ({
+    const rows = rowsOf(table).map(({ name, growth, cold }) => ({
       name,
-      growth: uncollected ?? growth,
+      growth: cold ?? growth,
     }));
     const controls = new Set([...(table.controls ?? []), ...Object.values(controlOf ?? {})]);
     for (const name of controls)
@@ -57,14 +57,14 @@ export function faultsOf(tables) {
 const digits = (number) => (number >= 100 ? number.toFixed(0) : number.toPrecision(3));
 
 function markdownTable(table) {
-  const { title, unit, sizes, from, uncollected } = table;
+  const { title, unit, sizes, from, cold } = table;
   const heads = [unit, ...sizes.map((size) => size.toLocaleString('en'))];
   if (from !== undefined) heads.push(`exponent from ${from.toLocaleString('en')}`);
-  if (uncollected !== undefined) heads.push('without collections');
-  const lines = rowsOf(table).map(({ name, points, growth: fitted, uncollected: without }) => {
+  if (cold !== undefined) heads.push('caches cold, nothing collected');
+  const lines = rowsOf(table).map(({ name, points, growth: fitted, cold: ofCold }) => {
     const cells = points.map((point) => digits(point.median));
     if (fitted !== undefined) cells.push(fitted.exponent.toFixed(2));
-    if (without !== undefined) cells.push(without.exponent.toFixed(2));
+    if (ofCold !== undefined) cells.push(ofCold.exponent.toFixed(2));
     return `| ${[name, ...cells].join(' | ')} |`;
   });
   return `**${title}**\n\n| ${heads.join(' | ')} |\n|${'---|'.repeat(heads.length)}\n${lines.join('\n')}\n`;

@@ -53,8 +53,8 @@ describe('growth above linear', () => {
     expect(faultsOf([table({ preserve: 1.11, Map: 0.8 }, { preserve: 'Map' })])).toHaveLength(1);
   });
 
-  it('is judged without collections, where that was measured', () => {
-    const measured = { ...table({ preserve: 1.3 }), uncollected: new Map([['preserve', points(1.05)]]) };
+  it('is judged with cold caches, where that was measured', () => {
+    const measured = { ...table({ preserve: 1.3 }), cold: new Map([['preserve', points(1.05)]]) };
     expect(faultsOf([measured])).toEqual([]);
   });
 
