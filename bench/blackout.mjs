@@ -44,7 +44,7 @@ async function measure(name, startService, { connections, updates }) {
   try {
     clients = await connectClients(port, connections);
     await clients.ask();
-    const seen = { results: [], longest: [], quiet: [], closed: 0, wrong: 0 };
+    const seen = { results: [], longest: [], gap: [], quiet: [], quietGap: [], closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
       const began = performance.now();
       const result = await service.update();
@@ -53,17 +53,22 @@ async function measure(name, startService, { connections, updates }) {
       const took = performance.now() - began;
       if (result.connections < connections)
         throw new Error(`${name}: ${result.connections} of ${connections} connections crossed`);
-      const { longest, closed, wrong } = await clients.ask();
+      const { longest, gap, closed, wrong } = await clients.ask();
       seen.results.push(result);
       seen.longest.push(longest);
+      seen.gap.push(gap);
       seen.closed = closed;
       seen.wrong = wrong;
       // The same time without an update: what the load and the machine do by themselves.
       const quietFrom = performance.now();
       while (service.idle !== undefined && performance.now() - quietFrom < took) await service.idle();
-      if (service.idle !== undefined) seen.quiet.push((await clients.ask()).longest);
+      if (service.idle !== undefined) {
+        const quiet = await clients.ask();
+        seen.quiet.push(quiet.longest);
+        seen.quietGap.push(quiet.gap);
+      }
       process.stderr.write(
-        `${name}, ${connections} connections: blackout ${result.blackoutMs.toFixed(1)} ms, longest ${longest.toFixed(1)} ms\n`,
+        `${name}, ${connections} connections: blackout ${result.blackoutMs.toFixed(1)} ms, longest wait ${longest.toFixed(1)} ms, gap ${gap.toFixed(1)} ms\n`,
       );
     }
     return seen;
@@ -77,6 +82,7 @@ async function measure(name, startService, { connections, updates }) {
 function summary(rounds, phasesOf) {
   const results = rounds.flatMap(({ results }) => results);
   const longest = rounds.flatMap(({ longest }) => longest);
+  const gaps = rounds.flatMap(({ gap }) => gap);
   const phases = {};
   for (const phase of Object.keys(phasesOf(results[0])))
     phases[phase] = median(results.map((result) => phasesOf(result)[phase]));
@@ -86,6 +92,8 @@ function summary(rounds, phasesOf) {
     blackoutMedian: median(blackouts),
     blackoutMax: Math.max(...blackouts),
     ...phases,
+    gapMedian: median(gaps),
+    gapMax: Math.max(...gaps),
     clientMedian: median(longest),
     clientMax: Math.max(...longest),
     closed: rounds.reduce((sum, { closed }) => sum + closed, 0),
@@ -110,7 +118,9 @@ async function measureCell(cell, rounds) {
       retrieve,
       finish,
     })),
+    quietMedian: median(ours.flatMap(({ quiet }) => quiet)),
     quietMax: Math.max(...ours.flatMap(({ quiet }) => quiet)),
+    quietGapMedian: median(ours.flatMap(({ quietGap }) => quietGap)),
   };
   if (cell.baseline) {
     row.baseline = summary(baseline, ({ pauseMs, deltaMs, attachMs }) => ({ pauseMs, deltaMs, attachMs }));
@@ -179,9 +189,13 @@ function report(where, rows) {
       'freeze',
       'retrieve',
       'finish',
-      "client's longest wait, median",
+      "clients' longest gap, median",
       'max',
-      'max without update',
+      'without update',
+      "a client's longest wait, median",
+      'max',
+      'without update',
+      'max',
       'wrong bytes',
       'closed',
     ],
@@ -194,8 +208,12 @@ function report(where, rows) {
       ms(row.freeze),
       ms(row.retrieve),
       ms(row.finish),
+      ms(row.gapMedian),
+      ms(row.gapMax),
+      ms(row.quietGapMedian),
       ms(row.clientMedian),
       ms(row.clientMax),
+      ms(row.quietMedian),
       ms(row.quietMax),
       row.wrong,
       row.closed,

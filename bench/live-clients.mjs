@@ -20,7 +20,10 @@ export async function connectClients(port, connections) {
     await inTime('clients to connect', once(group, 'message'));
   }
   return {
-    /** What they saw since the last question: the longest wait in ms, answers; and closed connections and wrong bytes, ever. */
+    /**
+     * What they saw since the last question: the longest wait for an echo and the longest gap without any, in ms (of the process that had the
+     * longest), answers; and closed connections and wrong bytes, ever.
+     */
     async ask() {
       const answers = await Promise.all(
         groups.map(async (group) => {
@@ -31,6 +34,7 @@ export async function connectClients(port, connections) {
       );
       return {
         longest: Math.max(...answers.map(({ longest }) => longest)),
+        gap: Math.max(...answers.map(({ gap }) => gap)),
         closed: answers.reduce((sum, { closed }) => sum + closed, 0),
         wrong: answers.reduce((sum, { wrong }) => sum + wrong, 0),
         answers: answers.reduce((sum, { answers }) => sum + answers, 0),

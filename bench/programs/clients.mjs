@@ -1,6 +1,7 @@
 /**
  * Live connections to the service: all are open, one in a hundred talks without pause and checks every byte it gets back. Tells
- * its parent {open}, and {longest, closed, wrong, answers} since the last question, whenever it is asked.
+ * its parent {open}, and {longest, gap, closed, wrong, answers} since the last question, whenever it is asked: `longest` is how long one of
+ * them waited for its echo, `gap` how long none got one, though somebody waited.
  */
 import { once } from 'node:events';
 import net from 'node:net';
@@ -8,6 +9,10 @@ import net from 'node:net';
 const [port, count, talking] = process.argv.slice(2).map(Number);
 const BYTES = 64;
 let longest = 0;
+let gap = 0;
+/** How many wait, and since when none of them has got anything. */
+let waiting = 0;
+let silentSince = 0;
 let closed = 0;
 let wrong = 0;
 let answers = 0;
@@ -30,6 +35,7 @@ async function open(seed) {
     const bytes = Buffer.from(Uint8Array.from({ length: BYTES }, (_, i) => byteAt(seed, sent + i)));
     sent += BYTES;
     sentAt = performance.now();
+    if (waiting++ === 0) silentSince = sentAt;
     socket.write(bytes);
   };
   socket.on('data', (bytes) => {
@@ -37,7 +43,11 @@ async function open(seed) {
     if (received < sent) return;
     if (received > sent) wrong++;
     answers++;
-    longest = Math.max(longest, performance.now() - sentAt);
+    const now = performance.now();
+    longest = Math.max(longest, now - sentAt);
+    gap = Math.max(gap, now - silentSince);
+    silentSince = now;
+    waiting--;
     setTimeout(send, 5);
   });
   send();
@@ -47,8 +57,9 @@ for (let at = 0; at < count; at += 100) {
   await Promise.all(Array.from({ length: Math.min(100, count - at) }, (_, i) => open(at + i)));
 }
 process.on('message', () => {
-  process.send({ longest, closed, wrong, answers });
+  process.send({ longest, gap, closed, wrong, answers });
   longest = 0;
+  gap = 0;
   answers = 0;
 });
 process.on('disconnect', () => process.exit());
