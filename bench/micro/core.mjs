@@ -16,7 +16,7 @@ const CONTROL_OF = {
   deserialize: 'Map: filled',
   retrieve: 'Map: asked',
   finish: 'Map: asked',
-  'finish and close': 'Map: asked',
+  'finish and close': 'Map: emptied',
   all: 'Map: all',
 };
 
