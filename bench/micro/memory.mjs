@@ -19,7 +19,7 @@ const LARGE = 1 << 30;
 /** What the median of the large memory's blackouts may be more than that of the small one's. */
 const TOLERANCE = 0.05;
 /** Pairs of updates, so many that the medians of blackouts of some milliseconds are good to a few parts in a hundred. */
-const PAIRS = 40;
+const PAIRS = 80;
 const PAGE_BYTES = 4096;
 /** Touched: the first and the last. */
 const PAGES = 2;
