@@ -14,12 +14,12 @@ const SESSION = 3;
  * What cannot be lowered stays as it is: the end comes all the same.
  */
 export function giveWay(): void {
-  const threads = readdirSync(TASKS);
   try {
+    const threads = readdirSync(TASKS);
     for (const thread of threads) setPriority(Number(thread), LOWEST);
     if (leadsSession() && threads.every(hasNoChild)) writeFileSync('/proc/self/autogroup', String(LOWEST));
   } catch {
-    // A thread that has ended, a kernel without autogroups or lists of children, too many such requests: only the order of processes
+    // No descriptor left to list them, a thread that has ended, a kernel without autogroups or lists of children, too many such requests: only the order of processes
     // depends on it.
   }
 }

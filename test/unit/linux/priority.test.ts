@@ -39,6 +39,21 @@ it('lowers all threads', () => {
   expect(lowered({ leader: false })).toMatchObject({ many: true, nice: [19] });
 });
 
+it('is no failure where the threads cannot be listed', () => {
+  const script = `
+import { openSync } from 'node:fs';
+import { giveWay } from ${JSON.stringify(DIST)};
+const full = () => { for (;;) openSync('/dev/null'); };
+try { full(); } catch (error) { if (error.code !== 'EMFILE') throw error; }
+giveWay();
+process._rawDebug('went on');
+process.exit();
+`;
+  const node = [process.execPath, '--input-type=module', '-e', script];
+  const { stderr } = spawnSync('sh', ['-c', 'ulimit -n 64; exec "$@"', 'sh', ...node], { encoding: 'utf8' });
+  expect(stderr).toBe('went on\n');
+});
+
 const isGrouped = existsSync(AUTOGROUP) && readFileSync(AUTOGROUP, 'utf8') !== '';
 
 it.skipIf(!isGrouped)('lowers the group of a session that is its own alone', () => {
