@@ -6,7 +6,7 @@ import { coldWatch, series, watch } from './measure.mjs';
 const FILES = [10, 100, 1000, 10_000, 30_000, 100_000];
 /** From here on growth is judged: with fewer, what an update costs whatever it carries is a good part of it. */
 const FROM = 1000;
-/** With cold caches a sample of few is no dearer than one of many. */
+/** Each step of a sample sweeps the caches, however few its items are, so a sample of few is not repeated as often. */
 const COLD_ITEMS = 4000;
 /** The control of each step: what it does to as many objects. */
 const CONTROL_OF = {

@@ -17,7 +17,7 @@ import { runInNewContext } from 'node:vm';
 import { LiveUpdateError } from '../core/errors.js';
 import { reportedError } from '../core/reported-error.js';
 import { withResolvers } from '../core/resolvers.js';
-import type { ConnectionSet } from '../handlers/connection-set.js';
+import type { ConnectionSet, Rehearsal } from '../handlers/connection-set.js';
 import { createCommitWord } from '../handover/commit-word.js';
 import {
   type ImageToLuod,
@@ -58,14 +58,18 @@ export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
 export async function rehearseFreeze(openImage: OpenImage, sets: readonly ConnectionSet[]): Promise<void> {
   await act(openImage, 'freeze');
   for (const set of sets) {
-    const parts = set.rehearsals(FREEZE_PART);
+    // Made at the turn of their first run, and run again in the rounds that follow.
+    let parts: Iterable<Rehearsal> = set.rehearsals(FREEZE_PART);
     let done = 0;
     for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
+      const ran: Rehearsal[] = [];
       for (const part of parts) {
         part.run();
+        ran.push(part);
         done += part.size;
         await nextTurn();
       }
+      parts = ran;
     }
   }
   collectGarbage('young');

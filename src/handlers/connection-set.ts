@@ -84,7 +84,7 @@ export class ConnectionSet {
   readonly #moved = new Map<number, Connection>();
   /** New image: those that it serves ahead of the commit. */
   readonly #ahead = new Map<number, Connection>();
-  /** New image: what the old one holds of these. */
+  /** New image: what the old one holds of these, until the freeze is restored. */
   readonly #oldOnes: Duplicates = { exist: false };
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
   protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade' | 'prepare'> | undefined;
@@ -303,25 +303,31 @@ export class ConnectionSet {
   }
 
   /**
-   * Rehearsals of the freeze, each of a part of the members as they are now: it collects what the freeze would, and throws it away. They can
-   * be repeated, and the program may have its turn between two.
+   * Rehearsals of the freeze, each of a part of the members: it collects what the freeze would, and throws it away. They can be repeated, and
+   * the program may have its turn between two; each is made when it is asked for.
    * @param perPart How many connections each has at most.
    */
-  rehearsals(perPart: number): Rehearsal[] {
-    const members = [...this.#members];
-    const parts: Rehearsal[] = [];
-    for (let at = 0; at < members.length; at += perPart) {
-      // A Map, as at the freeze: V8 compiles the loop for what it loops over.
-      const part = new Map(members.slice(at, at + perPart));
-      parts.push({
-        size: part.size,
-        run: () => {
-          upgradedOf(part.values());
-          serializeValue(this.#collect('rehearsal', part));
-        },
-      });
+  *rehearsals(perPart: number): Generator<Rehearsal> {
+    // A Map, as at the freeze: V8 compiles the loop for what it loops over.
+    let part = new Map<number, Connection>();
+    for (const [id, connection] of this.#members) {
+      part.set(id, connection);
+      if (part.size < perPart) continue;
+      yield this.#rehearsal(part);
+      part = new Map();
     }
-    return parts;
+    if (part.size > 0) yield this.#rehearsal(part);
+  }
+
+  #rehearsal(part: ReadonlyMap<number, Connection>): Rehearsal {
+    return {
+      size: part.size,
+      run: () => {
+        // The loop of `settle`, which goes through all of them as well.
+        upgradedOf(part.values());
+        serializeValue(this.#collect('rehearsal', part));
+      },
+    };
   }
 
   /**

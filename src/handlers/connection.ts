@@ -42,7 +42,7 @@ const COMPATIBLE = 'liveupdate-connection-v1';
 const HEADER_BYTES = 8;
 const FLAG_ENDED = 1;
 
-/** Whether another image holds duplicates of connections that this one serves. */
+/** Duplicates that another image holds of connections which this one serves, as long as an end has to be told for their sake. */
 export interface Duplicates {
   exist: boolean;
 }

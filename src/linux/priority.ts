@@ -19,8 +19,8 @@ export function giveWay(): void {
     for (const thread of threads) setPriority(Number(thread), LOWEST);
     if (leadsSession() && threads.every(hasNoChild)) writeFileSync('/proc/self/autogroup', String(LOWEST));
   } catch {
-    // No descriptor left to list them, a thread that has ended, a kernel without autogroups or lists of children, too many such requests: only the order of processes
-    // depends on it.
+    // No descriptor left to list them, a thread that has ended, a kernel without autogroups or lists of children, too many such requests:
+    // only the order of processes depends on it.
   }
 }
 
