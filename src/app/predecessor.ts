@@ -46,6 +46,7 @@ import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.j
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
+import type { Occasion } from './rehearsal.js';
 
 /** Connections of one pass: as many as one message takes descriptors of beside the image's, few enough to leave the program its turn in between. */
 const PASS_CONNECTIONS = MAX_FDS_PER_MESSAGE - 1;
@@ -76,8 +77,8 @@ export interface PredecessorOptions {
   readonly handler: (file: unknown) => CarriedFileHandler | undefined;
   /** Wires to older images that linger, which are the next image's from the freeze on. */
   readonly inherited: () => readonly InheritedWire[];
-  /** Has the code of the freeze compiled, for these sets. @throws {LiveUpdateError} EINVAL when a state cannot be cloned. */
-  readonly rehearse: (sets: readonly ConnectionSet[]) => Promise<void>;
+  /** Has the code of the freeze compiled, for these sets, and warm. @throws {LiveUpdateError} EINVAL when a state cannot be cloned. */
+  readonly rehearse: (sets: readonly ConnectionSet[], occasion: Occasion) => Promise<void>;
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
   /**
@@ -191,12 +192,27 @@ export class Predecessor {
       });
     }
     bytes += await this.#catchUp();
-    await this.#options.rehearse(this.#sets().map(({ set }) => set));
-    bytes += await this.#catchUp();
+    bytes += await this.#rehearse('first');
     this.#check();
     this.#send({ type: 'precopied' });
     this.#state = 'preserved';
     return { bytes, left: this.#leftNow(), rolls: this.#rolling().length > 0 };
+  }
+
+  async #rehearse(occasion: Occasion): Promise<number> {
+    const sets = this.#sets().map(({ set }) => set);
+    await this.#options.rehearse(sets, occasion);
+    return await this.#catchUp();
+  }
+
+  /**
+   * The freeze had to wait and is about to come: sends the connections that came meanwhile, so that they cost no blackout.
+   * @returns the bytes that were sent.
+   * @throws {LiveUpdateError} as `preserve`.
+   */
+  async warmUp(): Promise<number> {
+    const bytes = await this.#catchUp();
+    return bytes + (await this.#rehearse('again'));
   }
 
   /** The sets whose connections move ahead of the cut. */

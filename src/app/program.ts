@@ -278,12 +278,12 @@ export class Program extends EventEmitter<ProgramEvents> {
         ...options,
         directFd,
         commitFd,
-        sendReady: () => this.#say({ type: 'ready' }),
+        sendReady: () => this.#say({ type: 'ready', warms: true }),
         failed: (error, phase) => link.report(phase, error),
         late: this.#late,
         prepareConnections: () => this.#prepareConnections(),
-        rehearse: async () => {
-          if (!this.#isOnStage) await rehearseCut(Program.onStage);
+        rehearse: async (occasion) => {
+          if (!this.#isOnStage) await rehearseCut(Program.onStage, occasion);
         },
         serveAhead: (name, record) => this.#serveAhead(name, record),
       });
@@ -844,6 +844,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       case 'preserve':
         this.#begin(fds, message.carrier);
         break;
+      case 'warmUp':
+        void this.#warmUp();
+        break;
       case 'roll':
         void this.#roll();
         break;
@@ -895,8 +898,8 @@ export class Program extends EventEmitter<ProgramEvents> {
         commitFd,
         handler: (file) => this.#handlerOf(file),
         inherited: () => this.#late.toHandOn(),
-        rehearse: async (sets) => {
-          if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets);
+        rehearse: async (sets, occasion) => {
+          if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets, occasion);
         },
         announceFreeze: () => this.#announceFreeze(),
         haltMs: this.#isOnStage ? STAGE_HALT_MS : undefined,
@@ -910,7 +913,7 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#updateOver = withResolvers();
     predecessor.preserve().then(
       (sent) => {
-        if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent });
+        if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent, warms: true });
       },
       (error: unknown) => {
         // Of one that was called off meanwhile, luod wants to hear nothing more.
@@ -918,6 +921,26 @@ export class Program extends EventEmitter<ProgramEvents> {
           link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' }));
       },
     );
+  }
+
+  async #warmUp(): Promise<void> {
+    const link = this.#link;
+    const incoming = this.#incoming;
+    const predecessor = this.#predecessor;
+    if (link === undefined) return;
+    try {
+      if (incoming instanceof Successor) {
+        await incoming.warmUp();
+        link.send({ type: 'warm', bytes: 0 });
+      } else if (predecessor?.isPreserved === true) {
+        const bytes = await predecessor.warmUp();
+        // Of one that was called off meanwhile, luod wants to hear nothing more.
+        if (this.#predecessor === predecessor) link.send({ type: 'warm', bytes });
+      }
+    } catch (error) {
+      if (predecessor === undefined || this.#predecessor === predecessor)
+        link.report('preserve', LiveUpdateError.from(error, { operation: 'warmUp' }));
+    }
   }
 
   async #roll(): Promise<void> {

@@ -51,17 +51,25 @@ const TURNS = 2000;
  */
 export type OpenImage = (link: LuodLink, welcome: Welcome) => Promise<Program>;
 
+/** The first rehearsal has the code compiled. One more, when time has passed since, brings it and what it works on back into the caches. */
+export type Occasion = 'first' | 'again';
+
 /**
  * Collects what a freeze would save, and throws it away.
  * @throws {LiveUpdateError} EINVAL when the state of a connection cannot be cloned.
  */
-export async function rehearseFreeze(openImage: OpenImage, sets: readonly ConnectionSet[]): Promise<void> {
+export async function rehearseFreeze(
+  openImage: OpenImage,
+  sets: readonly ConnectionSet[],
+  occasion: Occasion,
+): Promise<void> {
+  const rounds = occasion === 'first' ? FREEZE_ROUNDS : 1;
   await act(openImage, 'freeze');
   for (const set of sets) {
     // Made at the turn of their first run, and run again in the rounds that follow.
     let parts: Iterable<Rehearsal> = set.rehearsals(FREEZE_PART);
     let done = 0;
-    for (let round = 0; round < FREEZE_ROUNDS && done < ENOUGH; round++) {
+    for (let round = 0; round < rounds && done < ENOUGH; round++) {
       const ran: Rehearsal[] = [];
       for (const part of parts) {
         part.run();
@@ -76,10 +84,10 @@ export async function rehearseFreeze(openImage: OpenImage, sets: readonly Connec
 }
 
 /** Takes over. Resolves when everything was given back. */
-export async function rehearseCut(openImage: OpenImage): Promise<void> {
+export async function rehearseCut(openImage: OpenImage, occasion: Occasion): Promise<void> {
   // Before, and not behind: an image that does not serve yet has time, and ten thousand adopted sockets are young objects, which V8
-  // would copy about in the middle of the cut.
-  collectGarbage('all');
+  // would copy about in the middle of the cut. Later it may serve already, ahead of the commit.
+  if (occasion === 'first') collectGarbage('all');
   // Once: what counts is that each function is compiled. More brought nothing that could be measured.
   await act(openImage, 'cut');
   collectGarbage('young');

@@ -39,6 +39,7 @@ import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { discard, FILE_TOKEN } from './kept.js';
 import type { InheritedWire, LateArrivals } from './late-arrivals.js';
+import type { Occasion } from './rehearsal.js';
 
 export interface IncomingOptions {
   readonly orchestrator: LiveUpdate;
@@ -316,8 +317,8 @@ export interface SuccessorOptions extends IncomingOptions {
   readonly late: LateArrivals;
   /** Builds what it can of the connections that came, and from now on of those that come. The program has registered everything. */
   readonly prepareConnections: () => Promise<void>;
-  /** Has the code of the cut compiled. */
-  readonly rehearse: () => Promise<void>;
+  /** Has the code of the cut compiled, and warm. */
+  readonly rehearse: (occasion: Occasion) => Promise<void>;
   /** Serves a batch of a rolling listener ahead of the commit. */
   readonly serveAhead: (session: string, record: Buffer) => void;
 }
@@ -418,6 +419,11 @@ export class Successor extends Passed {
     }
   }
 
+  /** The cut had to wait and is about to come. Resolves when this image is ready for it. */
+  async warmUp(): Promise<void> {
+    await this.#options.rehearse('again');
+  }
+
   /**
    * Gives the old image back what this one serves ahead of the commit. The event loop must not turn any more after it.
    * @throws {LiveUpdateError} EIO for bytes that cannot be found again; EPIPE, ETIMEDOUT when the old image does not read.
@@ -435,7 +441,7 @@ export class Successor extends Passed {
   async finish(dropped: ReadonlySet<string>, arm: Arm): Promise<CutReport> {
     await this.#precopied.promise;
     await this.#options.prepareConnections();
-    await this.#options.rehearse();
+    await this.#options.rehearse('first');
     this.#options.sendReady();
     const { image, at, sentAt, bytes, inherited } = await this.#frozen.promise;
     const sessions = await this.retrieve(image, dropped);

@@ -57,8 +57,9 @@ type Fields = Readonly<Record<string, Check>>;
 const WORDS: { readonly [Type in Exclude<ImageToLuod['type'], 'hello'>]: Fields } = {
   hold: { session, compatible: text(1, COMPATIBLE_BYTES), record: text(0, 65_536) },
   release: { session },
-  ready: {},
-  preserved: { bytes: finite, left, rolls: optional(flag) },
+  ready: { warms: optional(flag) },
+  preserved: { bytes: finite, left, rolls: optional(flag), warms: optional(flag) },
+  warm: { bytes: whole(0) },
   rolled: { connections: whole(0) },
   gaveBack: {},
   frozen: { left },

@@ -19,6 +19,8 @@
  * Leaving for the next kernel, luod is at the other end of `direct` itself: the same passes and the same freeze, and what
  * cannot be carried across a kexec is named instead of sent. There is no `finish`: a frozen image ends with its kernel.
  *
+ * When the freeze had to wait for something (a health gate, other workers), both images are told 'warmUp' before it, and answer 'warm'.
+ *
  * With rolling listeners there are batches between 'ready' and 'freeze': luod → old roll; old → successor roll + [record], each
  * answered by ack; old → luod rolled. A successor that is called off is told to give back what it serves before it is killed.
  *
@@ -81,9 +83,12 @@ export type ImageToLuod =
   | { type: 'hello'; protocol: number; image: string; pid: number }
   | { type: 'hold'; session: string; compatible: string; record: string }
   | { type: 'release'; session: string }
-  | { type: 'ready' }
-  /** `rolls`: it has listeners whose connections move in batches ahead of the cut. */
-  | { type: 'preserved'; bytes: number; left?: Left[]; rolls?: boolean }
+  /** `warms`: of a successor, that it knows 'warmUp'. */
+  | { type: 'ready'; warms?: boolean }
+  /** `rolls`: it has listeners whose connections move in batches ahead of the cut. `warms`: it knows 'warmUp'. */
+  | { type: 'preserved'; bytes: number; left?: Left[]; rolls?: boolean; warms?: boolean }
+  /** Answers 'warmUp': what crossed because of it. */
+  | { type: 'warm'; bytes: number }
   /** Answers 'roll': how many connections the successor serves ahead of the commit. */
   | { type: 'rolled'; connections: number }
   /** Answers 'giveBack': the old image has everything again; this one is halted. */
@@ -116,6 +121,11 @@ export type LuodToImage =
   | { type: 'welcome'; role: 'successor'; service: string; generation: number }
   /** + [direct, commit] */
   | { type: 'preserve'; carrier: Carrier }
+  /**
+   * To both images of an update, when time has passed since they were ready for the freeze: what came meanwhile crosses now, and the code of
+   * the cut runs once more. Answered by 'warm'.
+   */
+  | { type: 'warmUp' }
   /** To the old image: move the connections of rolling listeners, a batch at a time. Both images serve meanwhile. */
   | { type: 'roll' }
   /** To a successor that will not take over: give back what it serves. */

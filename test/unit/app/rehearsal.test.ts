@@ -1,10 +1,13 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { Program } from '../../../src/app/program.js';
 import { type OpenImage, rehearseCut, rehearseFreeze, Stage } from '../../../src/app/rehearsal.js';
 import { LiveUpdateError } from '../../../src/core/errors.js';
+import { Connection } from '../../../src/handlers/connection.js';
+import { ConnectionSet } from '../../../src/handlers/connection-set.js';
 import { closeFd, countOpenFds, fdHeadroom } from '../../../src/linux/fd.js';
 import { countDescriptors } from '../linux/descriptors.js';
 
@@ -40,19 +43,41 @@ describe('a rehearsal', () => {
 
   it('plays two images, and ends neither the process nor what serves in it', async () => {
     const images: Program[] = [];
-    await rehearseCut(async (link, welcome) => {
+    const open: OpenImage = async (link, welcome) => {
       const image = await Program.onStage(link, welcome);
       images.push(image);
       return image;
+    };
+    for (const occasion of ['first', 'again'] as const) {
+      await rehearseCut(open, occasion);
+      expect(images.splice(0).map(({ origin }) => origin)).toEqual(['fresh', 'update']);
+      await rehearseFreeze(open, [], occasion);
+      expect(images.splice(0).map(({ origin }) => origin)).toEqual(['fresh']);
+    }
+  });
+
+  it.each([
+    ['first', 20],
+    ['again', 1],
+  ] as const)('%s, runs each part of the freeze %i times', async (occasion, times) => {
+    const set = new ConnectionSet();
+    const sockets = Array.from({ length: 3 }, () => new Socket());
+    for (const socket of sockets) set.add(Connection.of(socket));
+    let runs = 0;
+    vi.spyOn(set, 'rehearsals').mockImplementation(function* (perPart) {
+      for (const part of ConnectionSet.prototype.rehearsals.call(set, perPart)) {
+        yield {
+          size: part.size,
+          run: () => {
+            runs++;
+            part.run();
+          },
+        };
+      }
     });
-    expect(images.map(({ origin }) => origin)).toEqual(['fresh', 'update']);
-    images.length = 0;
-    await rehearseFreeze(async (link, welcome) => {
-      const image = await Program.onStage(link, welcome);
-      images.push(image);
-      return image;
-    }, []);
-    expect(images.map(({ origin }) => origin)).toEqual(['fresh']);
+    await rehearseFreeze(Program.onStage, [set], occasion);
+    expect(runs).toBe(times);
+    for (const socket of sockets) socket.destroy();
   });
 
   it('that cannot be held, or ends half way, is in nobody’s way', async () => {
@@ -61,11 +86,12 @@ describe('a rehearsal', () => {
       for (const fd of fds) closeFd(fd);
       return Promise.reject(new Error('no descriptors left'));
     };
-    await rehearseCut(refuse);
-    await rehearseFreeze(refuse, []);
+    await rehearseCut(refuse, 'first');
+    await rehearseFreeze(refuse, [], 'first');
     let opened = 0;
-    await rehearseCut((link, welcome) =>
-      ++opened % 2 === 0 ? refuse(link, welcome) : Program.onStage(link, welcome),
+    await rehearseCut(
+      (link, welcome) => (++opened % 2 === 0 ? refuse(link, welcome) : Program.onStage(link, welcome)),
+      'first',
     );
     expect(opened).toBe(2);
   });
@@ -79,7 +105,7 @@ describe('a rehearsal', () => {
         image.state = () => Promise.reject(new Error('the next version does not want it'));
       }
       return image;
-    });
+    }, 'first');
     expect(hasCome).toBe(true);
   });
 
