@@ -11,6 +11,7 @@ const STATES: Readonly<Record<string, Colour>> = {
   ok: 'green',
   starting: 'cyan',
   updating: 'cyan',
+  prepared: 'cyan',
   claimed: 'cyan',
   orphaned: 'yellow',
   unclaimed: 'yellow',

@@ -1,14 +1,20 @@
-/** `luoctl status`, `services`, `start`, `stop`, `update` and `rollback`: the programs that luod runs. */
+/** `luoctl status`, `services`, `start`, `stop`, `update`, `prepare`, `cut`, `cancel` and `rollback`: the programs that luod runs. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { LuodStatus } from '../daemon/luod-status.js';
-import type { ServiceStatus } from '../daemon/service.js';
+import type { Cancelled, Prepared, ServiceStatus } from '../daemon/service.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { GroupUpdateResult } from '../daemon/worker-group.js';
-import { addServiceOptions, type DeadlineFlags, deadlineOptions, toDeadlines } from './arguments.js';
+import {
+  addServiceOptions,
+  type DeadlineFlags,
+  deadlineOptions,
+  duration,
+  toDeadlines,
+} from './arguments.js';
 import { addHealthOptions, HEALTH_HELP, type HealthFlags, toHealthWords } from './health-options.js';
 import type { Reply } from './luod-client.js';
-import { groupSummary, servicesTable, statusTable, updateSummary } from './tables.js';
+import { groupSummary, preparedSummary, servicesTable, statusTable, updateSummary } from './tables.js';
 import { type AskFlags, tell, withAskFlags } from './tell.js';
 
 const WAIT = 'answer when the watch is over: exit code 0 only if the new version passed it';
@@ -29,6 +35,10 @@ interface StartFlags extends AskFlags, HealthFlags {
 interface UpdateFlags extends AskFlags, DeadlineFlags, HealthFlags {
   together?: boolean;
   wait?: boolean;
+}
+
+interface PrepareFlags extends AskFlags, DeadlineFlags, HealthFlags {
+  for?: number;
 }
 
 export function addServiceCommands(program: Command): void {
@@ -111,6 +121,62 @@ ${HEALTH_HELP}`,
     return tell(flags, request, updatedSummary);
   });
 
+  const prepare = withAskFlags(
+    program
+      .command('prepare')
+      .description('start the next version and bring the update up to its cut; the running version serves on')
+      .argument('[service]', SERVICE)
+      .argument('[command...]', 'after --: the new command (default: the one it runs now)'),
+  ).addHelpText(
+    'after',
+    `
+Everything that can fail before the cut is done when it answers: the new version runs, has everything that can cross ahead, and has passed
+its health check. What is deployed later is not part of it. It uses its memory until then, and the running version can keep nothing
+new: keep() and its like wait. Of workers all are prepared, or none.
+
+Examples:
+  luoctl prepare chat -- node chat-v2.mjs
+  luoctl cut chat                   it takes over
+  luoctl cancel chat                or not
+${HEALTH_HELP}`,
+  );
+  for (const option of deadlineOptions()) prepare.addOption(option);
+  addHealthOptions(prepare, true).option(
+    '--for <time>',
+    'how long it may wait for the cut, before it is given up (default: 60s)',
+    duration,
+  );
+  prepare.action((service: string | undefined, command: string[], flags: PrepareFlags) => {
+    const { name, newCommand } = splitAtDashes(prepare, service, command);
+    const words = { deadlines: toDeadlines(flags), health: toHealthWords(flags), hold: flags.for };
+    return tell(flags, { type: 'prepare', service: name, command: newCommand, ...words }, preparedAnswer);
+  });
+
+  withAskFlags(
+    program
+      .command('cut')
+      .description('let take over what was prepared')
+      .argument('[service]', SERVICE)
+      .option('--wait', WAIT)
+      .option(
+        '--together',
+        'all workers at once (default: one after the other; the first that fails ends it)',
+      ),
+  ).action((service: string | undefined, flags: UpdateFlags) =>
+    tell(flags, { type: 'cut', service, wait: flags.wait, together: flags.together }, updatedSummary),
+  );
+
+  withAskFlags(
+    program
+      .command('cancel')
+      .description(
+        'call off what is prepared, or an update on its way to the cut; the running version serves on',
+      )
+      .argument('[service]', SERVICE),
+  ).action((service: string | undefined, flags: AskFlags) =>
+    tell(flags, { type: 'cancel', service }, cancelledSummary),
+  );
+
   const rollback = withAskFlags(
     program
       .command('rollback')
@@ -143,6 +209,23 @@ function updatedSummary(reply: Reply): string {
   return reply.workers === undefined
     ? updateSummary(reply as unknown as UpdateResult)
     : groupSummary(reply as unknown as GroupUpdateResult);
+}
+
+function preparedAnswer(reply: Reply): string {
+  if (!reply.ok) return updatedSummary(reply);
+  const { service, workers } = reply as unknown as { service: string; workers?: Prepared[] };
+  return (workers ?? [reply as unknown as Prepared]).map((one) => preparedSummary(one, service)).join('');
+}
+
+function cancelledSummary(reply: Reply): string {
+  const { workers } = reply as unknown as { workers?: Cancelled[] };
+  const each = workers ?? [reply as unknown as Cancelled];
+  return each
+    .map(
+      ({ service, generation, pid }) =>
+        `${service}: called off, generation ${generation} (pid ${pid}) serves on\n`,
+    )
+    .join('');
 }
 
 function updateWords(flags: UpdateFlags): object {

@@ -2,7 +2,7 @@
 import type { Preservation } from '../daemon/agents.js';
 import type { KexecResult } from '../daemon/kernel-update.js';
 import type { LuodStatus, SessionStatus } from '../daemon/luod-status.js';
-import type { ServiceStatus } from '../daemon/service.js';
+import type { Prepared, ServiceStatus } from '../daemon/service.js';
 import type { SharedFlbStatus } from '../daemon/shared-flbs.js';
 import type { UpdateResult } from '../daemon/update.js';
 import type { HistoryEntry } from '../daemon/update-history.js';
@@ -21,6 +21,11 @@ export function statusTable(status: LuodStatus): string {
         '',
         `${name}: generation ${generation} (pid ${pid}) still serves ${connections} connections that could not cross, for ${age(ageSeconds)}`,
       );
+  }
+  for (const { name, worker, prepared } of status.services) {
+    // A luod from before there was any says nothing of it.
+    if (prepared)
+      lines.push('', preparedSummary({ ...prepared, service: name }, worker?.group ?? name).trimEnd());
   }
   for (const { name, lastUpdate, watch } of status.services) {
     if (lastUpdate !== null) lines.push('', `last update of ${name}: ${updateSummary(lastUpdate).trimEnd()}`);
@@ -81,6 +86,15 @@ export function updateSummary(result: UpdateResult): string {
     lines.push(`  dropped: ${result.dropped.join(', ')}`);
   for (const line of result.unfinished ?? []) lines.push(`  unfinished: ${line}`);
   return `${lines.join('\n')}\n`;
+}
+
+/** @param target What the words that end it are said of. */
+export function preparedSummary(
+  { service, generation, pid, secondsLeft }: Omit<Prepared, 'ok' | 'servingPid'>,
+  target: string,
+): string {
+  const waits = `${good(`generation ${generation} is prepared`)} (pid ${pid}), for ${age(secondsLeft)}`;
+  return `${service}: ${waits}: 'luoctl cut ${target}' lets it take over, 'luoctl cancel ${target}' gives it up\n`;
 }
 
 const NOW = {

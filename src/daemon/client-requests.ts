@@ -166,6 +166,17 @@ export class ClientRequests {
         case 'update':
           this.#answer(client, id, this.#luod.services.get(request.service).update(asked(client, request)));
           break;
+        case 'prepare':
+          this.#answer(client, id, this.#luod.services.get(request.service).prepare(asked(client, request)));
+          break;
+        case 'cut':
+          this.#answer(client, id, this.#luod.services.get(request.service).cut(request));
+          break;
+        case 'cancel': {
+          const { by, service, retry } = asked(client, request);
+          this.#answer(client, id, this.#luod.services.get(service).cancel(by, retry));
+          break;
+        }
         case 'rollback':
           this.#answer(client, id, this.#luod.services.get(request.service).rollback(asked(client, request)));
           break;
@@ -306,7 +317,11 @@ export class ClientRequests {
     if (request.retry === true) {
       return { version, pid: process.pid, sessions: hosted.count, services: services.size };
     }
-    const busy = Array.from(services).find(({ state }) => state === 'updating');
+    const busy = Array.from(services).find(({ state }) => state === 'updating' || state === 'prepared');
+    if (busy?.isPrepared === true) {
+      const text = `a next version of '${busy.name}' is prepared: cut or cancel it first`;
+      throw new LiveUpdateError('EBUSY', text, { operation: 'self-update' });
+    }
     if (busy !== undefined || this.#isLeaving) {
       const what = busy === undefined ? 'a kexec' : `an update of '${busy.name}'`;
       throw new LiveUpdateError('EBUSY', `${what} is under way`, { operation: 'self-update' });

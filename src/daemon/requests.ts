@@ -88,6 +88,35 @@ const update = z.object({
   key: z.string().max(100).optional(),
 });
 
+/** An update up to its cut. */
+const prepare = z.object({
+  type: z.literal('prepare'),
+  id,
+  service: target,
+  command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
+  deadlines,
+  health: healthWords.optional(),
+  /** How long it may wait for the cut. */
+  hold: milliseconds.optional(),
+  key: z.string().max(100).optional(),
+});
+
+const cut = z.object({
+  type: z.literal('cut'),
+  id,
+  service: target,
+  wait: z.boolean().optional(),
+  together: z.boolean().optional(),
+  key: z.string().max(100).optional(),
+});
+
+const cancel = z.object({
+  type: z.literal('cancel'),
+  id,
+  service: target,
+  retry: z.boolean().optional(),
+});
+
 const path = z.string().min(1).max(4096).startsWith('/');
 
 const start = z.object({
@@ -183,6 +212,9 @@ const request = z.discriminatedUnion('type', [
   start,
   stop,
   update,
+  prepare,
+  cut,
+  cancel,
   rollback,
   history,
   kexec,

@@ -3,7 +3,9 @@
  *
  *   starting     the image runs and has not called ready()            serving, stopped (it failed to start)
  *   serving      it is in charge                                      updating, restarting, stopping, stopped
- *   updating     an `Update` is at work                               serving, restarting
+ *   updating     an `Update` is at work                               serving, prepared, restarting
+ *   prepared     it stops before its cut (hold.ts); the old image     updating, serving, restarting
+ *                is in charge
  *   restarting   the image died; a new one comes after the back-off   starting, stopped (too many)
  *   stopping     the image was asked to end                           stopped
  *
@@ -18,6 +20,7 @@
  */
 import { constants } from 'node:os';
 import { LiveUpdateError } from '../core/errors.js';
+import { reportedError } from '../core/reported-error.js';
 import { withResolvers } from '../core/resolvers.js';
 import { DEFAULT_DRAIN_MS, type ErrorReport, type ImageToLuod } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
@@ -35,6 +38,7 @@ import {
   policyOf,
   TRUSTED,
 } from './health.js';
+import { Hold } from './hold.js';
 import { type Exit, howItEnded, type ImageEvents, ImageProcess } from './image-process.js';
 import type { Store } from './keeper-link.js';
 import { endKeptChildren } from './kept-children.js';
@@ -49,8 +53,17 @@ import type { Asked, HistoryEntry } from './update-history.js';
 
 const PLAIN_START_MS = 1000;
 const STOP_MS = 10_000;
+/** The program may keep nothing new meanwhile. */
+const DEFAULT_HOLD_MS = 60_000;
 
-export type ServiceState = 'starting' | 'serving' | 'updating' | 'restarting' | 'stopping' | 'stopped';
+export type ServiceState =
+  | 'starting'
+  | 'serving'
+  | 'updating'
+  | 'prepared'
+  | 'restarting'
+  | 'stopping'
+  | 'stopped';
 
 export type RestartPolicy = 'on-failure' | 'always' | 'never';
 
@@ -93,6 +106,34 @@ export interface UpdateRequest {
   readonly meeting?: UpdateOptions['meeting'];
 }
 
+export interface PrepareRequest extends Omit<UpdateRequest, 'wait' | 'meeting'> {
+  /** How long it may wait for the cut, in milliseconds. */
+  readonly hold?: number | undefined;
+}
+
+/** An update that waits for its cut. */
+export interface Prepared {
+  readonly ok: true;
+  readonly service: string;
+  /** Of the version that waits, and of the one that serves. */
+  readonly generation: number;
+  readonly pid: number | undefined;
+  readonly servingPid: number | undefined;
+  readonly command: readonly string[];
+  readonly secondsLeft: number;
+}
+
+export type CutRequest = Pick<UpdateRequest, 'key' | 'wait'>;
+
+/** An update that an operator called off. */
+export interface Cancelled {
+  readonly ok: true;
+  readonly service: string;
+  /** Of the image that serves on. */
+  readonly generation: number;
+  readonly pid: number | undefined;
+}
+
 interface Finished {
   readonly outcome: Outcome;
   readonly result: UpdateResult;
@@ -115,6 +156,8 @@ export interface ServiceStatus {
   readonly lastUpdate: UpdateResult | null;
   /** What its updates pass, unless they are told otherwise. */
   readonly health: HealthPolicy;
+  /** The next version, while it waits for the cut. */
+  readonly prepared: Pick<Prepared, 'generation' | 'pid' | 'command' | 'secondsLeft'> | null;
   /** The watch over the last update, while it lasts, and to which command luod goes back if it fails. */
   readonly watch: Trial['status'];
 }
@@ -143,6 +186,8 @@ export class Service {
   #current: ImageProcess | undefined;
   #successor: ImageProcess | undefined;
   #update: Update | Departure | undefined;
+  /** Where the update under way stops, or stopped, before its cut. */
+  #hold: Hold | undefined;
   /** The last update, over or not, and who asked for it. */
   #updating: Promise<UpdateResult> | undefined;
   #updateKey: string | undefined;
@@ -211,7 +256,8 @@ export class Service {
 
   #tellServing(): void {
     if (this.#state === 'starting' || this.#state === 'updating') return;
-    for (const told of this.#waiting.splice(0)) told(this.#state === 'serving');
+    const serves = this.#state === 'serving' || this.#state === 'prepared';
+    for (const told of this.#waiting.splice(0)) told(serves);
   }
 
   #tellChange(): void {
@@ -238,7 +284,8 @@ export class Service {
       restart,
       maxRestarts,
       fresh,
-      state: this.#state,
+      // For whoever takes it over they are the same.
+      state: this.#state === 'prepared' ? 'updating' : this.#state,
       generation: this.#generation,
       wasReady: this.#wasReady,
       isOwed: this.#isOwed,
@@ -542,7 +589,7 @@ export class Service {
       this.#updateKey = key;
       const asked = { kind, by, at: new Date().toISOString(), policy, total: deadlines.total };
       const command = request.command ?? this.#command;
-      result = await this.#replace(old, command, deadlines, asked, request.meeting);
+      result = await this.#replace(old, command, deadlines, asked, { meeting: request.meeting });
     }
     return request.wait === true ? await this.#trial.verdict(result) : result;
   }
@@ -552,14 +599,137 @@ export class Service {
     command: readonly string[],
     deadlines: Deadlines,
     asked: Asked,
-    meeting?: UpdateOptions['meeting'],
+    stops: Stops = {},
   ): Promise<UpdateResult> {
     this.#trial.asked = asked;
     this.#enter('updating');
     this.#updating = old.isConnected
-      ? this.#carry(old, command, deadlines, meeting)
+      ? this.#carry(old, command, deadlines, stops)
       : this.#restartPlainly(old, command);
     return this.#updating;
+  }
+
+  /**
+   * An update up to its cut: what can fail before the freeze has succeeded when it answers with what is prepared, else it answers as
+   * `update` does. The same request again, by its key, has the same answer.
+   * @throws {LiveUpdateError} as `update`; EOPNOTSUPP for a program that does not use liveupdate.
+   */
+  async prepare(request: PrepareRequest): Promise<Prepared | UpdateResult> {
+    const { key, by = 'luod', deadlines = DEFAULT_DEADLINES, hold: ms = DEFAULT_HOLD_MS } = request;
+    if (key === undefined || !this.knows(key)) {
+      const old = this.#servingImage();
+      if (!old.isConnected) {
+        const text = `'${this.name}' does not use liveupdate, so nothing of it can be prepared: an update restarts it`;
+        throw new LiveUpdateError('EOPNOTSUPP', text, { operation: 'prepare' });
+      }
+      this.#updateKey = key;
+      const policy = policyOf(this.#health, request.health);
+      const at = new Date().toISOString();
+      const hold = new Hold(ms, () => {
+        this.#enter('prepared');
+        this.#log(
+          `generation ${this.#successor?.generation} is prepared, pid ${this.#successor?.pid}, and waits for the cut`,
+        );
+      });
+      this.#hold = hold;
+      const asked: Asked = { kind: 'update', by, at, policy, total: deadlines.total };
+      const running = this.#replace(old, request.command ?? this.#command, deadlines, asked, { hold });
+      // Told to whoever waits for it here, or asks for the cut.
+      running.catch(() => undefined);
+    } else if (key === this.#lastKey && this.#trial.last !== null) return this.#trial.last;
+    const result = await Promise.race([this.#hold?.reached, this.#updating]);
+    // Asked again of the luod after the one that was asked first, it was called off with that one.
+    return result ?? (this.isPrepared ? this.#prepared() : ((await this.#updating) as UpdateResult));
+  }
+
+  #prepared(): Prepared {
+    const successor = this.#successor as ImageProcess;
+    return {
+      ok: true,
+      service: this.name,
+      generation: successor.generation,
+      pid: successor.pid,
+      servingPid: this.#current?.pid,
+      command: successor.command,
+      secondsLeft: this.#hold?.secondsLeft ?? 0,
+    };
+  }
+
+  /**
+   * What was prepared takes over. The same request again, by its key, has the same answer.
+   * @throws {LiveUpdateError} ENOENT when nothing is prepared; EBUSY when it is not there yet; ESRCH when the service has ended.
+   */
+  async cut({ key, wait }: CutRequest): Promise<UpdateResult> {
+    let result: UpdateResult;
+    if (key !== undefined && key === this.#lastKey && this.#trial.last !== null) result = this.#trial.last;
+    else {
+      if (key === undefined || key !== this.#updateKey) {
+        const hold = this.#heldUpdate();
+        this.#updateKey = key;
+        this.#enter('updating');
+        hold.cut();
+      }
+      result = await (this.#updating as Promise<UpdateResult>);
+    }
+    return wait === true ? await this.#trial.verdict(result) : result;
+  }
+
+  #heldUpdate(): Hold {
+    if (this.#state === 'prepared' && this.#hold !== undefined) return this.#hold;
+    if (this.#state === 'updating')
+      throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`, { operation: 'cut' });
+    if (!this.isRunning) throw new LiveUpdateError('ESRCH', `'${this.name}' has ended`, { operation: 'cut' });
+    const error = this.#trial.last?.error;
+    const last = error === undefined ? '' : `; the last update failed: ${error.message} (${error.code})`;
+    throw new LiveUpdateError('ENOENT', `no next version of '${this.name}' is prepared${last}`, {
+      operation: 'cut',
+    });
+  }
+
+  /** Whether a next version waits for the cut. */
+  get isPrepared(): boolean {
+    return this.#state === 'prepared';
+  }
+
+  /** Whether an update is under way that can be called off. */
+  get isCancellable(): boolean {
+    return this.#update instanceof Update && !this.#update.isFreezing;
+  }
+
+  /**
+   * Calls an update off, whether it waits for its cut or is on its way there: the new version ends, and the old one serves on.
+   * @param isRetry Asked before, of a luod that was killed meanwhile, which called it off, too.
+   * @throws {LiveUpdateError} ENOENT when none is under way; EBUSY when the cut has begun; the reason when the old one did not survive it.
+   */
+  async cancel(by: string, isRetry = false): Promise<Cancelled> {
+    const update = this.#update;
+    if (!(update instanceof Update)) {
+      if (!isRetry || this.#state !== 'serving')
+        throw new LiveUpdateError('ENOENT', `no update of '${this.name}' is under way`, {
+          operation: 'cancel',
+        });
+    } else {
+      if (update.isFreezing) {
+        throw new LiveUpdateError(
+          'EBUSY',
+          `too late: the new version of '${this.name}' is about to take over`,
+          {
+            operation: 'cancel',
+          },
+        );
+      }
+      update.cancel(`called off by ${by}`);
+      const { rolledBack, error } = (await this.#updating) as UpdateResult;
+      if (rolledBack !== true)
+        throw reportedError({ code: error?.code, message: error?.message ?? 'it failed' });
+    }
+    const image = this.#current;
+    return {
+      ok: true,
+      service: this.name,
+      generation: image?.generation ?? this.#generation,
+      pid: image?.pid,
+    };
   }
 
   /**
@@ -633,6 +803,10 @@ export class Service {
   #servingImage(): ImageProcess {
     if (this.#state === 'updating')
       throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
+    if (this.#state === 'prepared') {
+      const text = `a next version of '${this.name}' is prepared: 'luoctl cut ${this.name}' lets it take over, 'luoctl cancel ${this.name}' gives it up`;
+      throw new LiveUpdateError('EBUSY', text);
+    }
     if (this.#state === 'stopped' || this.#state === 'stopping') {
       throw new LiveUpdateError('ESRCH', `'${this.name}' has ended`);
     }
@@ -734,14 +908,14 @@ export class Service {
     old: ImageProcess,
     command: readonly string[],
     deadlines: Deadlines,
-    meeting: UpdateOptions['meeting'],
+    stops: Stops,
   ): Promise<UpdateResult> {
     const successor = this.#spawn(command);
     this.#successor = successor;
     this.#noteProcess(successor);
     let update: Update;
     try {
-      update = Update.begin({ ...this.#updateOptions(old, successor, command, deadlines), meeting });
+      update = Update.begin({ ...this.#updateOptions(old, successor, command, deadlines), ...stops });
     } catch (error) {
       // Nothing was begun: no descriptor for the commit word, say.
       successor.kill('SIGKILL');
@@ -881,7 +1055,7 @@ export class Service {
   stop(signal: NodeJS.Signals): void {
     this.#stopSignal = signal;
     this.#trial.end();
-    if (this.#state === 'updating') {
+    if (this.#state === 'updating' || this.#state === 'prepared') {
       this.#update?.cancel('luod was told to stop');
       return;
     }
@@ -999,10 +1173,14 @@ export class Service {
       lingering: this.#lingerers.status(),
       lastUpdate: this.#trial.last,
       health: policyOf(this.#health),
+      prepared: this.#state === 'prepared' ? this.#prepared() : null,
       watch: this.#trial.status,
     };
   }
 }
+
+/** Where an update waits for others, or for a word. */
+type Stops = Pick<UpdateOptions, 'meeting' | 'hold'>;
 
 /** A version that hangs does not answer when going back is called off, either. */
 function deadlinesOfGoingBack(total: number): Deadlines {

@@ -5,6 +5,8 @@
  *   spawn      the successor's hello                               rollback
  *   preserve   the old image's 'preserved' and the program's ready() rollback
  *   health     the gate, if there is one: health.ts                rollback
+ *   preserve   the word to go on, if it is to stop here: hold.ts   rollback
+ *   preserve   'warm' of both, when the freeze had to wait         rollback
  *   freeze     the old image's 'frozen'                            rollback
  *   retrieve   the successor's 'finished'                          rollback, unless the commit word is set
  *   finish     the old image's end                                 (committed: it is killed at the deadline)
@@ -23,6 +25,7 @@ import { createCommitWord, isCommitted } from '../handover/commit-word.js';
 import { DEFAULT_DRAIN_MS, type ErrorReport, type ImageToLuod } from '../handover/protocol.js';
 import { closeFd } from '../linux/fd.js';
 import { socketPair } from '../linux/socketpair.js';
+import type { Hold } from './hold.js';
 import type { Exit, ImageProcess } from './image-process.js';
 import {
   DEFAULT_LEAVE_MS,
@@ -51,6 +54,8 @@ export interface UpdateResult {
     preserve: number;
     /** Only when there was a gate. */
     health?: number;
+    /** Only of one that was prepared: how long it waited for the cut. */
+    held?: number;
     freeze: number;
     retrieve: number;
     finish: number;
@@ -78,6 +83,8 @@ export interface UpdateResult {
   readonly error?: { code: string; message: string; phase: UpdatePhase };
 }
 
+/** A freeze that comes so much later than it could have has cold caches, and takes four times as long: then both images warm up first. */
+const COLD_MS = 100;
 /** How long a new version may take to give back what it serves. */
 const GIVE_BACK_MS = 2000;
 
@@ -111,6 +118,8 @@ export interface UpdateOptions {
   readonly gate?: ((signal: AbortSignal) => Promise<ErrorReport | undefined>) | undefined;
   /** Awaited when the successor is ready and before anything freezes: other updates that go together with this one. */
   readonly meeting?: (() => Promise<void>) | undefined;
+  /** Stops there, when everything before the freeze is done. Its time is its own, and counts in no deadline. */
+  readonly hold?: Hold | undefined;
 }
 
 type Message<T extends ImageToLuod['type']> = Extract<ImageToLuod, { type: T }>;
@@ -123,7 +132,9 @@ export class Update {
   readonly #phases: Phases;
   readonly #hello = withResolvers<void>();
   readonly #preserved = withResolvers<Message<'preserved'>>();
-  readonly #ready = withResolvers<void>();
+  readonly #ready = withResolvers<Message<'ready'>>();
+  readonly #oldIsWarm = withResolvers<Message<'warm'>>();
+  readonly #successorIsWarm = withResolvers<Message<'warm'>>();
   readonly #frozen = withResolvers<void>();
   readonly #finished = withResolvers<Message<'finished'>>();
   readonly #unfrozen = withResolvers<void>();
@@ -137,9 +148,13 @@ export class Update {
   #lost = 0;
   /** Connections that could not cross, when the old image stayed for them. */
   #draining = 0;
+  /** What crossed while the images warmed up. */
+  #warmBytes = 0;
   readonly #commitFd: number;
   readonly #notes: UpdateNotes;
   readonly #meeting: UpdateOptions['meeting'];
+  readonly #hold: UpdateOptions['hold'];
+  #heldMs: number | undefined;
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
@@ -157,6 +172,7 @@ export class Update {
     this.#notes = options.notes;
     this.#gate = options.gate;
     this.#meeting = options.meeting;
+    this.#hold = options.hold;
     this.#phases = new Phases(options.deadlines);
     this.#commitFd = commitFd;
     this.#isResumed = isResumed;
@@ -213,6 +229,7 @@ export class Update {
       this.#phases.fail({ phase: message.phase, error: message.error });
     } else if (image === this.#old) {
       if (message.type === 'preserved') this.#preserved.resolve(message);
+      if (message.type === 'warm') this.#oldIsWarm.resolve(message);
       if (message.type === 'rolled') this.#rolled.resolve(message);
       if (message.type === 'frozen') this.#frozen.resolve();
       if (message.type === 'unfrozen') {
@@ -224,7 +241,8 @@ export class Update {
         this.#lingering.resolve();
       }
     } else {
-      if (message.type === 'ready') this.#ready.resolve();
+      if (message.type === 'ready') this.#ready.resolve(message);
+      if (message.type === 'warm') this.#successorIsWarm.resolve(message);
       if (message.type === 'gaveBack') this.#gaveBack.resolve();
       if (message.type === 'finished') this.#finished.resolve(message);
     }
@@ -239,7 +257,12 @@ export class Update {
     // Else the successor knows better whether it got everything: it commits, or reports that the wire ended too early.
   }
 
-  /** Called off from outside (luod stops). */
+  /** Whether the old image was told to freeze: from then on the images decide. */
+  get isFreezing(): boolean {
+    return this.#freezeSent;
+  }
+
+  /** Called off from outside (luod stops, an operator). */
   cancel(reason: string): void {
     this.#phases.fail({ phase: this.#phase, error: { code: 'ECANCELED', message: reason } });
   }
@@ -262,13 +285,22 @@ export class Update {
         this.#preserved.promise,
         'the running version did not preserve its files',
       );
-      await this.#phases.wait('preserve', this.#ready.promise, 'the new version did not call ready()');
-      if (preserved.rolls === true) await this.#roll();
+      const ready = await this.#phases.wait(
+        'preserve',
+        this.#ready.promise,
+        'the new version did not call ready()',
+      );
+      const readyAt = performance.now();
+      // Both images would serve for as long as it is held.
+      if (preserved.rolls === true && this.#hold === undefined) await this.#roll();
       await this.#passGate();
       if (this.#meeting !== undefined) {
         this.#phase = 'preserve';
         await this.#phases.wait('preserve', this.#meeting(), 'the other workers were not ready');
       }
+      if (this.#hold !== undefined) await this.#wait(this.#hold);
+      if (performance.now() - readyAt > COLD_MS) await this.#warmUp(preserved, ready);
+      if (preserved.rolls === true && this.#hold !== undefined) await this.#roll();
       marks.push(performance.now());
 
       this.#phase = 'freeze';
@@ -302,6 +334,33 @@ export class Update {
       if (this.#direct !== undefined) closeFd(this.#direct.old);
       closeFd(this.#commitFd);
     }
+  }
+
+  async #wait(hold: Hold): Promise<void> {
+    this.#phase = 'preserve';
+    const began = performance.now();
+    try {
+      await this.#phases.during(hold.wait());
+    } finally {
+      hold.end();
+      this.#heldMs = performance.now() - began;
+    }
+  }
+
+  /** An image of another version may not know how to. */
+  async #warmUp(old: Message<'preserved'>, successor: Message<'ready'>): Promise<void> {
+    this.#phase = 'preserve';
+    const warm: Promise<Message<'warm'>>[] = [];
+    if (successor.warms === true) {
+      this.#successor.send({ type: 'warmUp' });
+      warm.push(this.#successorIsWarm.promise);
+    }
+    if (old.warms === true) {
+      this.#old.send({ type: 'warmUp' });
+      warm.push(this.#oldIsWarm.promise);
+    }
+    const bytes = await this.#phases.wait('preserve', Promise.all(warm), 'the images did not warm up');
+    this.#warmBytes = bytes.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Most connections of rolling listeners move now, while both images serve. */
@@ -411,13 +470,15 @@ export class Update {
     };
   }
 
-  /** The gate stands between ready() and the freeze, in the time that the marks count as preserve. */
-  #beforeFreeze(marks: number[]): { preserve: number; health?: number } {
-    const whole = between(marks, 1);
-    const ms = this.#gateMs;
-    return ms === undefined
-      ? { preserve: whole }
-      : { preserve: round(Math.max(0, whole - ms)), health: round(ms) };
+  /** The gate and the hold stand between ready() and the freeze, in the time that the marks count as preserve. */
+  #beforeFreeze(marks: number[]): { preserve: number; health?: number; held?: number } {
+    const gate = this.#gateMs;
+    const held = this.#heldMs;
+    return {
+      preserve: round(Math.max(0, between(marks, 1) - (gate ?? 0) - (held ?? 0))),
+      ...(gate === undefined ? {} : { health: round(gate) }),
+      ...(held === undefined ? {} : { held: round(held) }),
+    };
   }
 
   #failed(
@@ -471,7 +532,7 @@ export class Update {
       connections: finished.connections,
       draining: this.#draining,
       ...(this.#isRolling ? { moved: this.#moved } : {}),
-      bytes: preserved.bytes + finished.bytes,
+      bytes: preserved.bytes + this.#warmBytes + finished.bytes,
       carried: true,
       dropped: finished.dropped,
       unfinished: finished.unfinished,

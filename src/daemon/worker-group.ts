@@ -9,6 +9,9 @@
  *   together           all begin at once and meet before the first of them freezes: if one cannot get that far, none is replaced.
  *                      Behind the meeting each is decided by itself
  *
+ *   prepared           all begin at once and stop before their cut; if one cannot get that far, all are called off. The cut is then again
+ *                      one after the other, or together
+ *
  * Asked again of the luod after this one, under the same key, it goes on where it was: each worker knows its part by a key made of it.
  */
 import { LiveUpdateError } from '../core/errors.js';
@@ -16,7 +19,15 @@ import { withResolvers } from '../core/resolvers.js';
 import type { ErrorReport } from '../handover/protocol.js';
 import type { HealthWords } from './health.js';
 import { reportOf, type UpdatePhase } from './phases.js';
-import type { Service, ServiceStatus, UpdateRequest } from './service.js';
+import type {
+  Cancelled,
+  CutRequest,
+  Prepared,
+  PrepareRequest,
+  Service,
+  ServiceStatus,
+  UpdateRequest,
+} from './service.js';
 import type { WorkerOf } from './service-record.js';
 import type { UpdateResult } from './update.js';
 
@@ -48,6 +59,24 @@ export interface GroupUpdateResult {
   readonly restarted: readonly string[];
   /** Of the first that failed. */
   readonly error?: Refusal['error'];
+}
+
+export interface GroupCutRequest extends CutRequest {
+  /** All workers at once, instead of one after the other. */
+  readonly together?: boolean | undefined;
+}
+
+/** Every worker waits for its cut. */
+export interface GroupPrepared {
+  readonly ok: true;
+  readonly service: string;
+  readonly workers: readonly Prepared[];
+}
+
+export interface GroupCancelled {
+  readonly ok: true;
+  readonly service: string;
+  readonly workers: readonly Cancelled[];
 }
 
 export class WorkerGroup implements Iterable<Service> {
@@ -122,14 +151,79 @@ export class WorkerGroup implements Iterable<Service> {
   async update(request: GroupUpdateRequest): Promise<GroupUpdateResult> {
     const same = this.#underWay(request.key);
     if (same !== undefined) return await same;
-    if (!this.#isAgain(request.key)) {
-      for (const member of this) member.checkServing();
-      if (request.command === undefined && this.#commands().size > 1) {
-        const text = `the workers of '${this.name}' run different commands: give one after --, update a worker by its name, or roll back`;
-        throw new LiveUpdateError('EINVAL', text, { operation: 'update' });
-      }
-    }
+    if (!this.#isAgain(request.key)) this.#checkUpdate(request.command);
     return await this.#begin([...this], request, 'update');
+  }
+
+  #checkUpdate(command: readonly string[] | undefined): void {
+    for (const member of this) member.checkServing();
+    if (command !== undefined || this.#commands().size <= 1) return;
+    const text = `the workers of '${this.name}' run different commands: give one after --, update a worker by its name, or roll back`;
+    throw new LiveUpdateError('EINVAL', text, { operation: 'update' });
+  }
+
+  /**
+   * Brings an update of every worker up to its cut, all at once. Answers as `update` does when one could not get there: all are called off.
+   * @throws {LiveUpdateError} as `update`.
+   */
+  async prepare(request: PrepareRequest): Promise<GroupPrepared | GroupUpdateResult> {
+    this.#underWay(undefined);
+    if (!this.#isAgain(request.key)) this.#checkUpdate(request.command);
+    const results = await Promise.all(
+      Array.from(this, async (member): Promise<Prepared | WorkerUpdate> => {
+        const { index } = member.worker as WorkerOf;
+        const health = healthOfWorker(request.health, index);
+        try {
+          return await member.prepare({ ...request, health, key: memberKey(member, request.key) });
+        } catch (error) {
+          return { ok: false, service: member.name, error: reportOf(error) };
+        }
+      }),
+    );
+    const failed = results.filter((result): result is WorkerUpdate => !('secondsLeft' in result));
+    if (failed.length === 0) return { ok: true, service: this.name, workers: results as Prepared[] };
+    await Promise.allSettled(
+      Array.from(this)
+        .filter(({ isPrepared }) => isPrepared)
+        .map((member) => member.cancel('luod, since the workers are prepared together')),
+    );
+    return this.#tell(failed);
+  }
+
+  /**
+   * What was prepared takes over: worker by worker, of which the first that fails ends it and has the rest called off; or all at once.
+   * @throws {LiveUpdateError} ENOENT when nothing is prepared; EBUSY while an update of the group runs.
+   */
+  async cut(request: GroupCutRequest): Promise<GroupUpdateResult> {
+    const same = this.#underWay(request.key);
+    if (same !== undefined) return await same;
+    const isAgain = this.#isAgain(request.key);
+    const members = [...this].filter((member) => member.isPrepared || knows(member, request.key));
+    if (members.length === 0 || (!isAgain && !members.some(({ isPrepared }) => isPrepared))) {
+      const text = `no next version of '${this.name}' is prepared`;
+      throw new LiveUpdateError('ENOENT', text, { operation: 'cut' });
+    }
+    const result = await this.#begin(members, request, 'cut');
+    await Promise.allSettled(
+      members
+        .filter(({ isPrepared }) => isPrepared)
+        .map((member) => member.cancel('luod, since another worker could not be updated')),
+    );
+    return result;
+  }
+
+  /**
+   * Calls off what is prepared, or on its way there.
+   * @throws {LiveUpdateError} ENOENT when nothing is; EBUSY when all that is under way has come too far.
+   */
+  async cancel(by: string, isRetry = false): Promise<GroupCancelled> {
+    const members = [...this].filter(({ isCancellable }) => isCancellable);
+    if (members.length === 0 && !isRetry) {
+      const text = `no update of '${this.name}' is under way that could be called off`;
+      throw new LiveUpdateError('ENOENT', text, { operation: 'cancel' });
+    }
+    const workers = await Promise.all(members.map((member) => member.cancel(by)));
+    return { ok: true, service: this.name, workers };
   }
 
   /**
@@ -188,7 +282,7 @@ export class WorkerGroup implements Iterable<Service> {
   async #begin(
     members: readonly Service[],
     request: GroupUpdateRequest,
-    way: 'update' | 'rollback',
+    way: Way,
   ): Promise<GroupUpdateResult> {
     const { together, ...rest } = request;
     const one = (member: Service, meeting?: Meeting) =>
@@ -241,7 +335,7 @@ export class WorkerGroup implements Iterable<Service> {
 
   async #updateOne(
     member: Service,
-    { way, request }: { way: 'update' | 'rollback'; request: UpdateRequest },
+    { way, request }: { way: Way; request: UpdateRequest },
   ): Promise<WorkerUpdate> {
     try {
       const result = await member[way](request);
@@ -287,6 +381,9 @@ export class WorkerGroup implements Iterable<Service> {
     for (const member of this) member.signal(signal);
   }
 }
+
+/** What is done with each worker. */
+type Way = 'update' | 'rollback' | 'cut';
 
 /** Where updates that go together wait for each other. */
 class Meeting {
