@@ -913,11 +913,10 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.#updateOver = withResolvers();
     predecessor.preserve().then(
       (sent) => {
-        if (this.#predecessor === predecessor) link.send({ type: 'preserved', ...sent, warms: true });
+        if (this.#isAtWork(predecessor)) link.send({ type: 'preserved', ...sent, warms: true });
       },
       (error: unknown) => {
-        // Of one that was called off meanwhile, luod wants to hear nothing more.
-        if (this.#predecessor === predecessor)
+        if (this.#isAtWork(predecessor))
           link.report('preserve', LiveUpdateError.from(error, { operation: 'preserve' }));
       },
     );
@@ -934,13 +933,17 @@ export class Program extends EventEmitter<ProgramEvents> {
         link.send({ type: 'warm', bytes: 0 });
       } else if (predecessor?.isPreserved === true) {
         const bytes = await predecessor.warmUp();
-        // Of one that was called off meanwhile, luod wants to hear nothing more.
-        if (this.#predecessor === predecessor) link.send({ type: 'warm', bytes });
+        if (this.#isAtWork(predecessor)) link.send({ type: 'warm', bytes });
       }
     } catch (error) {
-      if (predecessor === undefined || this.#predecessor === predecessor)
+      if (predecessor === undefined || this.#isAtWork(predecessor))
         link.report('preserve', LiveUpdateError.from(error, { operation: 'warmUp' }));
     }
+  }
+
+  /** Of an update that was called off meanwhile, luod wants to hear nothing more. */
+  #isAtWork(predecessor: Predecessor): boolean {
+    return this.#predecessor === predecessor && this.#calledBack !== predecessor;
   }
 
   async #roll(): Promise<void> {
