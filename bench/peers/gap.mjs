@@ -1,13 +1,13 @@
 /** How long nobody was answered, though somebody had asked. */
 
 /**
- * The longest time between two replies, of the requests that were asked from `from` until `to`. While nobody waits for a reply no time counts:
- * the process of the clients may be woken late itself. A request that fails is answered by nobody.
+ * The longest time without a reply between `from` and `to`. While nobody waits for a reply no time counts: the process of the clients may be
+ * woken late itself. A request that fails is answered by nobody. What was asked before `to` may be answered later.
  * @param {{askedAt: number, endedAt: number, isAnswered: boolean}[]} requests
- * @returns undefined when there were none.
+ * @returns undefined when nothing was asked in that time, nor waited for.
  */
 export function longestGap(requests, from, to) {
-  const inTime = requests.filter(({ askedAt }) => askedAt >= from && askedAt < to);
+  const inTime = requests.filter(({ askedAt, endedAt }) => askedAt < to && endedAt > from);
   if (inTime.length === 0) return undefined;
   const sorted = (numbers) => numbers.sort((a, b) => a - b);
   const begins = sorted(inTime.map(({ askedAt }) => askedAt));
@@ -17,12 +17,16 @@ export function longestGap(requests, from, to) {
   let last = from;
   let begun = 0;
   let ended = 0;
-  for (const at of replies) {
+  /** Since when somebody waits who was not answered at `last`; Infinity when nobody does. */
+  const waitsSince = () => {
     while (begins[begun] <= last) begun++;
     while (ends[ended] <= last) ended++;
-    const isAwaited = begun > ended;
-    longest = Math.max(longest, at - (isAwaited ? last : begins[begun]));
+    return begun > ended ? last : (begins[begun] ?? Number.POSITIVE_INFINITY);
+  };
+  for (const at of replies) {
+    longest = Math.max(longest, at - waitsSince());
     last = at;
   }
-  return longest;
+  // Whoever still waits was not answered at all.
+  return Math.max(longest, to - waitsSince());
 }

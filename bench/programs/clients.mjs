@@ -23,7 +23,11 @@ function byteAt(seed, offset) {
 
 async function open(seed) {
   const socket = net.connect(port, '127.0.0.1');
-  socket.on('close', () => closed++);
+  let isWaiting = false;
+  socket.on('close', () => {
+    closed++;
+    if (isWaiting) waiting--;
+  });
   await once(socket, 'connect');
   socket.on('error', () => undefined);
   socket.setNoDelay(true);
@@ -35,6 +39,7 @@ async function open(seed) {
     const bytes = Buffer.from(Uint8Array.from({ length: BYTES }, (_, i) => byteAt(seed, sent + i)));
     sent += BYTES;
     sentAt = performance.now();
+    isWaiting = true;
     if (waiting++ === 0) silentSince = sentAt;
     socket.write(bytes);
   };
@@ -47,8 +52,11 @@ async function open(seed) {
     longest = Math.max(longest, now - sentAt);
     gap = Math.max(gap, now - silentSince);
     silentSince = now;
+    isWaiting = false;
     waiting--;
-    setTimeout(send, 5);
+    setTimeout(() => {
+      if (!socket.destroyed) send();
+    }, 5);
   });
   send();
 }
