@@ -84,7 +84,7 @@ export class ConnectionSet {
   readonly #moved = new Map<number, Connection>();
   /** New image: those that it serves ahead of the commit. */
   readonly #ahead = new Map<number, Connection>();
-  /** New image: what the old one holds of these, until the freeze is restored. */
+  /** New image: what the old one holds of these, until the freeze is restored or they are given back. */
   readonly #oldOnes: Duplicates = { exist: false };
   /** Of the server that they belong to; undefined when every connection can cross at any moment. */
   protocol: Pick<ServerProtocol, 'movable' | 'save' | 'receive' | 'checkUpgrade' | 'prepare'> | undefined;
@@ -422,6 +422,8 @@ export class ConnectionSet {
       if (connection.upgraded === undefined) back.#members.set(id, connection);
     }
     this.#ahead.clear();
+    // They are the old image's: whatever still destroys them here must not tell their peers.
+    this.#oldOnes.exist = false;
     return serializeValue({ ...back.#collect('whole', back.#members), fresh: NONE } satisfies SavedSet);
   }
 

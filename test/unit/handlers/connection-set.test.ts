@@ -88,14 +88,16 @@ describe('serving ahead of the commit', () => {
   type Saved = Parameters<ConnectionSet['adopt']>[0];
   const parse = (record: Uint8Array) => deserializeValue(record) as Saved;
 
-  it('tells a peer of its end until the freeze is restored, and not behind it', async () => {
+  /** Two clients, whose connections the next image serves while the old one holds duplicates. */
+  async function serveAhead() {
     const old = new ConnectionSet();
     const server = new Server((socket) => old.add(Connection.of(socket))).listen(0, '127.0.0.1');
     undo.push(() => server.close());
     await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
     const clients: Socket[] = [];
     for (let i = 0; i < 2; i++) {
-      const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
+      const client = connect(port, '127.0.0.1');
       clients.push(client);
       undo.push(() => client.destroy());
       await Promise.all([once(client, 'connect'), once(server, 'connection')]);
@@ -109,26 +111,67 @@ describe('serving ahead of the commit', () => {
     next.adopt(pass, () => duplicates.shift() as number);
     next.serveAhead(old.takeBatch(10) as Buffer, new Server());
     undo.push(() => old.loseMoved());
-    const [first, second] = [...next];
     const ended: number[] = [];
     const ends = clients.map(async (client, i) => {
       await once(client, 'end');
       ended.push(i);
     });
-    first!.socket.destroy();
-    await ends[0];
+    // Of those that are not to end the test does not hear.
+    for (const end of ends) end.catch(() => undefined);
+    /** A word takes longer to come than the call that sends it; another connection's, sent later, is behind it. */
+    const soFar = async () => {
+      const last = connect(port, '127.0.0.1');
+      undo.push(() => last.destroy());
+      const [accepted] = (await once(server, 'connection')) as [Socket];
+      last.resume();
+      accepted.destroy();
+      await once(last, 'end');
+      return ended;
+    };
+    const [first, second] = [...next] as [Connection, Connection];
+    return { old, next, first, second, clients, ends, soFar };
+  }
 
+  async function close({ socket }: Connection): Promise<void> {
+    socket.destroy();
+    await once(socket, 'close');
+  }
+
+  it('tells a peer of its end until the freeze is restored, and not behind it', async () => {
+    const { old, next, first, second, ends, soFar } = await serveAhead();
+    first.socket.destroy();
+    await ends[0];
     next.restore(parse(old.takeRest().record));
-    second!.socket.destroy();
-    await once(second!.socket, 'close');
-    // The word takes longer to come than this, if it is on its way; another connection's is behind it.
-    const last = connect((server.address() as AddressInfo).port, '127.0.0.1');
-    undo.push(() => last.destroy());
-    const [accepted] = (await once(server, 'connection')) as [Socket];
-    last.resume();
-    accepted.destroy();
-    await once(last, 'end');
-    expect(ended).toEqual([0]);
+    await close(second);
+    expect(await soFar()).toEqual([0]);
+  });
+
+  it('tells no peer of what was given back', async () => {
+    const { next, first, second, soFar } = await serveAhead();
+    next.giveBack();
+    await close(first);
+    await close(second);
+    expect(await soFar()).toEqual([]);
+  });
+
+  it('resets a connection when the old image lets go of it, too', async () => {
+    const { old, next, first, clients } = await serveAhead();
+    first.socket.resetAndDestroy();
+    next.restore(parse(old.takeRest().record));
+    const failed = once(clients[0] as Socket, 'error');
+    old.detach();
+    expect(await failed).toMatchObject([{ code: 'ECONNRESET' }]);
+  });
+
+  it('is over with the update: the next one hears of an end, and so does the peer', async () => {
+    const { old, next, first, ends } = await serveAhead();
+    next.restore(parse(old.takeRest().record));
+    const told: number[] = [];
+    await next.preserve((id) => told.push(id));
+    next.takeWaiting(10);
+    first.socket.destroy();
+    await ends[0];
+    expect(told).toHaveLength(1);
   });
 });
 
@@ -167,6 +210,16 @@ describe('a rehearsal of the freeze', () => {
     expect(sizes([1, 2, 3, 4, 5])).toEqual([2, 2, 1]);
     expect(sizes([1, 2])).toEqual([2]);
     expect(sizes([])).toEqual([]);
+  });
+
+  it('is of no connection that has ended since its part was made', () => {
+    const set = setOf([1, 2]);
+    const [part] = [...set.rehearsals(2)];
+    part!.run();
+    const [first] = [...set];
+    first!.socket.destroy();
+    part!.run();
+    expect(set.size).toBe(1);
   });
 
   it('finds a state that cannot be cloned, wherever it is', () => {
