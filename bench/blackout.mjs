@@ -15,6 +15,7 @@ const HELP = `node bench/blackout.mjs [options]
   --connections LIST   live connections (default 10,1000,10000)
   --memory LIST        bytes of memory, each with 1,000 connections (default 65536,1073741824)
   --rolling LIST       live connections that move by a rolling cut (default 10000; 0 for none)
+  --prepared LIST      live connections of updates in two steps, prepare and cut, atomic and rolling (default 10000; 0 for none)
   --updates N          updates of each cell and round (default 4)
   --rounds N           rounds: ours, then the baseline, in turns (default 2)
   --no-baseline        ours alone
@@ -28,6 +29,7 @@ const { values } = parseArgs({
     connections: { type: 'string', default: '10,1000,10000' },
     memory: { type: 'string', default: `${SMALL},1073741824` },
     rolling: { type: 'string', default: '10000' },
+    prepared: { type: 'string', default: '10000' },
     updates: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '2' },
     'no-baseline': { type: 'boolean', default: false },
@@ -37,7 +39,7 @@ const { values } = parseArgs({
 });
 
 /** One service with its clients, and `updates` updates of it. `startService(port)` gives { update, stop, idle? }. */
-async function measure(name, startService, { connections, updates }) {
+async function measure(name, startService, { connections, updates, prepared }) {
   const port = await freePort();
   const service = await startService(port);
   let clients;
@@ -47,7 +49,7 @@ async function measure(name, startService, { connections, updates }) {
     const seen = { results: [], longest: [], gap: [], quiet: [], quietGap: [], closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
       const began = performance.now();
-      const result = await service.update();
+      const result = await service.update(prepared);
       // What of it is still under way belongs to it.
       await service.idle?.();
       const took = performance.now() - began;
@@ -111,7 +113,7 @@ async function measureCell(cell, rounds) {
   const row = {
     connections: cell.connections,
     memory: cell.memory,
-    cut: cell.cut ?? 'atomic',
+    cut: `${cell.cut ?? 'atomic'}${cell.prepared ? ', prepared' : ''}`,
     ...summary(ours, ({ phases: { preserve, freeze, retrieve, finish } }) => ({
       preserve,
       freeze,
@@ -127,6 +129,11 @@ async function measureCell(cell, rounds) {
     row.blackoutRatio = row.baseline.blackoutMedian / row.blackoutMedian;
   }
   return row;
+}
+
+/** Live connections of cells that may be left out. */
+function others(name) {
+  return values[name] === '0' ? [] : numbers(values[name], name);
 }
 
 function numbers(text, name) {
@@ -156,13 +163,23 @@ if (values.help) {
     ...memories
       .filter((memory) => memory !== SMALL)
       .map((memory) => ({ connections: 1000, memory, updates, baseline: false })),
-    ...(values.rolling === '0' ? [] : numbers(values.rolling, 'rolling')).map((connections) => ({
+    ...others('rolling').map((connections) => ({
       connections,
       memory: SMALL,
       cut: 'rolling',
       updates,
       baseline: false,
     })),
+    ...others('prepared').flatMap((connections) =>
+      ['atomic', 'rolling'].map((cut) => ({
+        connections,
+        memory: SMALL,
+        cut,
+        updates,
+        baseline: false,
+        prepared: true,
+      })),
+    ),
   ];
   const rows = [];
   for (const cell of cells) rows.push(await measureCell(cell, rounds));

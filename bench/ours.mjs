@@ -45,11 +45,13 @@ export async function startProgram(file, variables) {
   return {
     /** Nothing but what an update's command costs the machine. */
     idle: () => luoctl('status'),
-    /** luod's account of it. */
-    async update() {
-      const result = await luoctl('update');
-      if (!result.ok) throw new Error(`update failed: ${result.error.message}`);
-      return result;
+    /** luod's account of it. @param inTwoSteps Prepared, and cut when that is done. */
+    async update(inTwoSteps = false) {
+      for (const command of inTwoSteps ? ['prepare', 'cut'] : ['update']) {
+        const result = await luoctl(command);
+        if (!result.ok) throw new Error(`${command} failed: ${result.error.message}`);
+        if (command !== 'prepare') return result;
+      }
     },
     async stop() {
       await end(luod);
