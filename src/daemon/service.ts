@@ -686,6 +686,11 @@ export class Service {
     });
   }
 
+  /** Of the update under way, or of the last one. */
+  get outcome(): Promise<UpdateResult> | undefined {
+    return this.#updating;
+  }
+
   /** Whether a next version waits for the cut. */
   get isPrepared(): boolean {
     return this.#state === 'prepared';

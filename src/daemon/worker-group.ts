@@ -9,8 +9,8 @@
  *   together           all begin at once and meet before the first of them freezes: if one cannot get that far, none is replaced.
  *                      Behind the meeting each is decided by itself
  *
- *   prepared           all begin at once and stop before their cut; if one cannot get that far, all are called off. The cut is then again
- *                      one after the other, or together
+ *   prepared           all begin at once and stop before their cut; if one cannot get that far, or falls while it waits there, all that
+ *                      wait are called off. The cut is then again one after the other, or together
  *
  * Asked again of the luod after this one, under the same key, it goes on where it was: each worker knows its part by a key made of it.
  */
@@ -91,6 +91,8 @@ export class WorkerGroup implements Iterable<Service> {
   #status = 0;
   #isStopping = false;
   #updating: { readonly key: string | undefined; readonly result: Promise<GroupUpdateResult> } | undefined;
+  /** Whether workers are on their way to where they wait for the cut. */
+  #isPreparing = false;
 
   constructor(name: string, count: number, members: readonly Service[], log: (line: string) => void) {
     this.name = name;
@@ -169,25 +171,52 @@ export class WorkerGroup implements Iterable<Service> {
   async prepare(request: PrepareRequest): Promise<GroupPrepared | GroupUpdateResult> {
     this.#underWay(undefined);
     if (!this.#isAgain(request.key)) this.#checkUpdate(request.command);
-    const results = await Promise.all(
-      Array.from(this, async (member): Promise<Prepared | WorkerUpdate> => {
-        const { index } = member.worker as WorkerOf;
-        const health = healthOfWorker(request.health, index);
-        try {
-          return await member.prepare({ ...request, health, key: memberKey(member, request.key) });
-        } catch (error) {
-          return { ok: false, service: member.name, error: reportOf(error) };
-        }
-      }),
-    );
-    const failed = results.filter((result): result is WorkerUpdate => !('secondsLeft' in result));
-    if (failed.length === 0) return { ok: true, service: this.name, workers: results as Prepared[] };
-    await Promise.allSettled(
-      Array.from(this)
-        .filter(({ isPrepared }) => isPrepared)
-        .map((member) => member.cancel('luod, since the workers are prepared together')),
-    );
-    return this.#tell(failed);
+    const members = [...this];
+    this.#isPreparing = true;
+    try {
+      const arrived = await Promise.all(members.map((member) => this.#prepareOne(member, request)));
+      // The first may have fallen while the last was on its way.
+      const results = await Promise.all(
+        arrived.map(async (result, at) => {
+          const member = members[at] as Service;
+          const hasFallen = 'secondsLeft' in result && !member.isPrepared;
+          return hasFallen ? ((await member.outcome) as UpdateResult) : result;
+        }),
+      );
+      const failed = results.filter((result): result is WorkerUpdate => !result.ok);
+      if (failed.length > 0) {
+        await this.#callOff(failed[0] as WorkerUpdate);
+        return this.#tell(failed);
+      }
+      for (const member of members) void this.#standOrFall(member);
+      const workers = results.filter((result): result is Prepared => 'secondsLeft' in result);
+      return { ok: true, service: this.name, workers };
+    } finally {
+      this.#isPreparing = false;
+    }
+  }
+
+  async #prepareOne(member: Service, request: PrepareRequest): Promise<Prepared | WorkerUpdate> {
+    const { index } = member.worker as WorkerOf;
+    const health = healthOfWorker(request.health, index);
+    try {
+      return await member.prepare({ ...request, health, key: memberKey(member, request.key) });
+    } catch (error) {
+      return { ok: false, service: member.name, error: reportOf(error) };
+    }
+  }
+
+  /** A cut of those that are left would be half an update, and look like a whole one. */
+  async #standOrFall(member: Service): Promise<void> {
+    const result = await member.outcome?.catch(() => undefined);
+    if (result?.ok === false) await this.#callOff(result);
+  }
+
+  /** Whoever waits for the cut does so no longer. */
+  async #callOff({ service }: WorkerUpdate): Promise<void> {
+    const by = `luod, since '${service}' could not be updated and the workers go together`;
+    const waiting = Array.from(this).filter(({ isPrepared }) => isPrepared);
+    await Promise.allSettled(waiting.map((member) => member.cancel(by)));
   }
 
   /**
@@ -200,15 +229,21 @@ export class WorkerGroup implements Iterable<Service> {
     const isAgain = this.#isAgain(request.key);
     const members = [...this].filter((member) => member.isPrepared || knows(member, request.key));
     if (members.length === 0 || (!isAgain && !members.some(({ isPrepared }) => isPrepared))) {
-      const text = `no next version of '${this.name}' is prepared`;
+      const failed = this.status().flatMap(({ name, lastUpdate }) =>
+        lastUpdate?.error === undefined ? [] : [{ service: name, error: lastUpdate.error }],
+      );
+      // What the others were called off for.
+      const first = failed.find(({ error }) => error.code !== 'ECANCELED') ?? failed[0];
+      const last =
+        first === undefined
+          ? ''
+          : `; the last update of '${first.service}' failed: ${first.error.message} (${first.error.code})`;
+      const text = `no next version of '${this.name}' is prepared${last}`;
       throw new LiveUpdateError('ENOENT', text, { operation: 'cut' });
     }
     const result = await this.#begin(members, request, 'cut');
-    await Promise.allSettled(
-      members
-        .filter(({ isPrepared }) => isPrepared)
-        .map((member) => member.cancel('luod, since another worker could not be updated')),
-    );
+    const failed = result.workers.find(({ ok }) => !ok);
+    if (failed !== undefined) await this.#callOff(failed);
     return result;
   }
 
@@ -274,8 +309,9 @@ export class WorkerGroup implements Iterable<Service> {
 
   /** The answer to the same request, which is under way. @throws {LiveUpdateError} EBUSY when another one is. */
   #underWay(key: string | undefined): Promise<GroupUpdateResult> | undefined {
-    if (this.#updating === undefined) return undefined;
-    if (key !== undefined && key === this.#updating.key) return this.#updating.result;
+    if (this.#updating === undefined && !this.#isPreparing) return undefined;
+    if (this.#updating !== undefined && key !== undefined && key === this.#updating.key)
+      return this.#updating.result;
     throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
   }
 
