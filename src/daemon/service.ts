@@ -696,6 +696,11 @@ export class Service {
     return this.#state === 'prepared';
   }
 
+  /** The cut is to come for sure, behind that of others: no time runs out any more. */
+  keepPrepared(): void {
+    this.#hold?.end();
+  }
+
   /** Whether an update is under way that can be called off. */
   get isCancellable(): boolean {
     return this.#update instanceof Update && !this.#update.isFreezing;
@@ -809,7 +814,8 @@ export class Service {
     if (this.#state === 'updating')
       throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
     if (this.#state === 'prepared') {
-      const text = `a next version of '${this.name}' is prepared: 'luoctl cut ${this.name}' lets it take over, 'luoctl cancel ${this.name}' gives it up`;
+      const target = this.worker?.group ?? this.name;
+      const text = `a next version of '${this.name}' is prepared: 'luoctl cut ${target}' lets it take over, 'luoctl cancel ${target}' gives it up`;
       throw new LiveUpdateError('EBUSY', text);
     }
     if (this.#state === 'stopped' || this.#state === 'stopping') {
@@ -1178,10 +1184,15 @@ export class Service {
       lingering: this.#lingerers.status(),
       lastUpdate: this.#trial.last,
       health: policyOf(this.#health),
-      prepared: this.#state === 'prepared' ? this.#prepared() : null,
+      prepared: this.isPrepared ? waiting(this.#prepared()) : null,
       watch: this.#trial.status,
     };
   }
+}
+
+/** What the status says of a version that waits. */
+function waiting({ generation, pid, command, secondsLeft }: Prepared): ServiceStatus['prepared'] {
+  return { generation, pid, command, secondsLeft };
 }
 
 /** Where an update waits for others, or for a word. */

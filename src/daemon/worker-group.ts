@@ -241,6 +241,7 @@ export class WorkerGroup implements Iterable<Service> {
       const text = `no next version of '${this.name}' is prepared${last}`;
       throw new LiveUpdateError('ENOENT', text, { operation: 'cut' });
     }
+    for (const member of members) member.keepPrepared();
     const result = await this.#begin(members, request, 'cut');
     const failed = result.workers.find(({ ok }) => !ok);
     if (failed !== undefined) await this.#callOff(failed);

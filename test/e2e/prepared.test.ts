@@ -476,8 +476,8 @@ describe('workers', () => {
     return (await workers()).map(({ pid }) => pid as number);
   }
 
-  async function prepareAll(): Promise<number[]> {
-    const prepared = await ask<GroupPrepared>('prepare', 'web', '--', ...program({ VERSION: '2' }));
+  async function prepareAll(...flags: string[]): Promise<number[]> {
+    const prepared = await ask<GroupPrepared>('prepare', 'web', ...flags, '--', ...program({ VERSION: '2' }));
     expect(prepared).toMatchObject({ ok: true, exitCode: 0, service: 'web' });
     expect(prepared.workers).toMatchObject(
       NAMES.map((service, at) => ({ ok: true, service, generation: 2, servingPid: before[at] })),
@@ -518,6 +518,13 @@ describe('workers', () => {
     const cut = await ask<GroupUpdateResult>('cut', 'web', ...flags);
     expect(cut).toMatchObject({ ok: true, exitCode: 0, new: NAMES, old: [], restarted: [] });
     expect(cut.workers).toMatchObject(NAMES.map((service, at) => ({ service, toPid: next[at] })));
+    await areWhole(next, before);
+  });
+
+  it('are given up by no clock while the word for all of them is said', async () => {
+    const next = await prepareAll('--for', '3s', '--watch', '3500ms');
+    // The turn of the second comes when the watch of the first is over.
+    expect(await ask('cut', 'web', '--wait')).toMatchObject({ ok: true, exitCode: 0, new: NAMES });
     await areWhole(next, before);
   });
 
