@@ -2,7 +2,7 @@
 
 /**
  * The longest time without a reply between `from` and `to`. While nobody waits for a reply no time counts: the process of the clients may be
- * woken late itself. A request that fails is answered by nobody. What was asked before `to` may be answered later.
+ * woken late itself. A request that fails is answered by nobody: from then on somebody waits until there is a reply.
  * @param {{askedAt: number, endedAt: number, isAnswered: boolean}[]} requests
  * @returns undefined when nothing was asked in that time, nor waited for.
  */
@@ -12,7 +12,9 @@ export function longestGap(requests, from, to) {
   const sorted = (numbers) => numbers.sort((a, b) => a - b);
   const begins = sorted(inTime.map(({ askedAt }) => askedAt));
   const ends = sorted(inTime.map(({ endedAt }) => endedAt));
-  const replies = sorted(inTime.filter(({ isAnswered }) => isAnswered).map(({ endedAt }) => endedAt));
+  const replies = sorted(
+    inTime.filter(({ isAnswered, endedAt }) => isAnswered && endedAt < to).map(({ endedAt }) => endedAt),
+  );
   let longest = 0;
   let last = from;
   let begun = 0;
@@ -27,6 +29,6 @@ export function longestGap(requests, from, to) {
     longest = Math.max(longest, at - waitsSince());
     last = at;
   }
-  // Whoever still waits was not answered at all.
+  // Whoever still waits was not answered in time, or at all.
   return Math.max(longest, to - waitsSince());
 }

@@ -98,6 +98,7 @@ export class Predecessor {
   readonly #flushMs: number;
   readonly #verdictMs: number;
   #unanswered = 0;
+  #warming: Promise<void> | undefined;
   #answered: (() => void) | undefined;
   /** What this image cannot hand over to its carrier, but for connections, which come and go. */
   readonly #left: Left[] = [];
@@ -208,11 +209,27 @@ export class Predecessor {
   /**
    * The freeze had to wait and is about to come: sends the connections that came meanwhile, so that they cost no blackout.
    * @returns the bytes that were sent.
-   * @throws {LiveUpdateError} as `preserve`.
+   * @throws {LiveUpdateError} ECANCELED when called off; EPIPE when the successor is gone.
    */
-  async warmUp(): Promise<number> {
+  warmUp(): Promise<number> {
+    const work = this.#warmUpNow();
+    this.#warming = work.then(
+      () => undefined,
+      // It is told by `work`.
+      () => undefined,
+    );
+    return work;
+  }
+
+  async #warmUpNow(): Promise<number> {
     const bytes = await this.#catchUp();
-    return bytes + (await this.#rehearse('again'));
+    try {
+      return bytes + (await this.#rehearse('again'));
+    } catch (error) {
+      // A state that cannot be cloned may be another one by the freeze, which is where it counts.
+      if (LiveUpdateError.from(error).code !== 'EINVAL') throw error;
+      return bytes;
+    }
   }
 
   /** The sets whose connections move ahead of the cut. */
@@ -363,6 +380,11 @@ export class Predecessor {
    */
   async freeze(): Promise<Verdict> {
     this.#state = 'freezing';
+    if (this.#warming !== undefined) {
+      // luod waits for it no longer; but only one can send passes.
+      await this.#warming;
+      this.#check();
+    }
     const at = now();
     await this.#settle();
     await this.#options.announceFreeze();

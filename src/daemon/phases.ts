@@ -76,6 +76,30 @@ export class Phases {
     }
   }
 
+  /** The whole begins anew. */
+  restart(): void {
+    this.#started = performance.now();
+  }
+
+  /**
+   * Waits at most `ms`, and at most for half of what is left of the whole, for what can be done without.
+   * @returns undefined when it was late.
+   * @throws {PhaseError} the failure that was reported meanwhile.
+   */
+  async tryFor<T>(ms: number, event: Promise<T>): Promise<T | undefined> {
+    const left = this.#deadlines.total - (performance.now() - this.#started);
+    const { promise: late, resolve } = withResolvers<undefined>();
+    const timer = setTimeout(() => resolve(undefined), Math.max(0, Math.min(ms, left / 2)));
+    const failure = this.#failure.promise.then((reason) => {
+      throw new PhaseError(reason);
+    });
+    try {
+      return await Promise.race([event, failure, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   /**
    * Waits for work that has limits of its own; its time does not count in the total.
    * @throws {PhaseError} the failure that was reported meanwhile.

@@ -221,6 +221,10 @@ export class Service {
       note: () => this.#note(),
       serving: () => (this.#state === 'serving' ? this.#current : undefined),
       candidate: (image, stage) => this.#candidate(image, stage),
+      giveUpPrepared: (reason) => {
+        if (this.isPrepared && this.#update instanceof Update)
+          this.#update.cancel(`the version that serves is unhealthy: ${reason}`);
+      },
       goBack: (image, command, asked) =>
         this.#replace(image, command, deadlinesOfGoingBack(asked.total), asked),
       keep: (record) => this.#store.history(record),
@@ -616,7 +620,9 @@ export class Service {
    */
   async prepare(request: PrepareRequest): Promise<Prepared | UpdateResult> {
     const { key, by = 'luod', deadlines = DEFAULT_DEADLINES, hold: ms = DEFAULT_HOLD_MS } = request;
-    if (key === undefined || !this.knows(key)) {
+    const isOver = key !== undefined && key === this.#lastKey && this.#trial.last !== null;
+    if (isOver) return this.#trial.last as UpdateResult;
+    if (!this.#isUnderWay(key)) {
       const old = this.#servingImage();
       if (!old.isConnected) {
         const text = `'${this.name}' does not use liveupdate, so nothing of it can be prepared: an update restarts it`;
@@ -634,9 +640,9 @@ export class Service {
       this.#hold = hold;
       const asked: Asked = { kind: 'update', by, at, policy, total: deadlines.total };
       const running = this.#replace(old, request.command ?? this.#command, deadlines, asked, { hold });
-      // Told to whoever waits for it here, or asks for the cut.
-      running.catch(() => undefined);
-    } else if (key === this.#lastKey && this.#trial.last !== null) return this.#trial.last;
+      // Whoever asked has his answer by then.
+      running.catch((error: unknown) => this.#log(LiveUpdateError.from(error).message));
+    }
     const result = await Promise.race([this.#hold?.reached, this.#updating]);
     // Asked again of the luod after the one that was asked first, it was called off with that one.
     return result ?? (this.isPrepared ? this.#prepared() : ((await this.#updating) as UpdateResult));
@@ -663,7 +669,8 @@ export class Service {
     let result: UpdateResult;
     if (key !== undefined && key === this.#lastKey && this.#trial.last !== null) result = this.#trial.last;
     else {
-      if (key === undefined || key !== this.#updateKey) {
+      // By the same key it may have been prepared.
+      if (this.isPrepared || !this.#isUnderWay(key)) {
         const hold = this.#heldUpdate();
         this.#updateKey = key;
         this.#enter('updating');
@@ -672,6 +679,11 @@ export class Service {
       result = await (this.#updating as Promise<UpdateResult>);
     }
     return wait === true ? await this.#trial.verdict(result) : result;
+  }
+
+  /** A luod that was killed may have left the key of an update that it had not begun. */
+  #isUnderWay(key: string | undefined): boolean {
+    return key !== undefined && key === this.#updateKey && this.#updating !== undefined;
   }
 
   #heldUpdate(): Hold {
@@ -703,18 +715,24 @@ export class Service {
 
   /** Whether an update is under way that can be called off. */
   get isCancellable(): boolean {
-    return this.#update instanceof Update && !this.#update.isFreezing;
+    return this.#update instanceof Update && !this.#update.isFreezing && !this.#isGoingBack;
+  }
+
+  /** Whether the update under way is luod's own, back from a version that was found bad. */
+  get #isGoingBack(): boolean {
+    return this.#trial.asked?.reason !== undefined;
   }
 
   /**
    * Calls an update off, whether it waits for its cut or is on its way there: the new version ends, and the old one serves on.
    * @param isRetry Asked before, of a luod that was killed meanwhile, which called it off, too.
-   * @throws {LiveUpdateError} ENOENT when none is under way; EBUSY when the cut has begun; the reason when the old one did not survive it.
+   * @throws {LiveUpdateError} ENOENT when none is under way; EBUSY when the cut has begun, or luod goes back from a bad version; the reason
+   *   when the old one did not survive it.
    */
   async cancel(by: string, isRetry = false): Promise<Cancelled> {
     const update = this.#update;
     if (!(update instanceof Update)) {
-      if (!isRetry || this.#state !== 'serving')
+      if (!isRetry || this.#state !== 'serving' || this.#trial.last?.rolledBack !== true)
         throw new LiveUpdateError('ENOENT', `no update of '${this.name}' is under way`, {
           operation: 'cancel',
         });
@@ -727,6 +745,11 @@ export class Service {
             operation: 'cancel',
           },
         );
+      }
+      if (this.#isGoingBack) {
+        throw new LiveUpdateError('EBUSY', `luod goes back from a bad version of '${this.name}'`, {
+          operation: 'cancel',
+        });
       }
       update.cancel(`called off by ${by}`);
       const { rolledBack, error } = (await this.#updating) as UpdateResult;
@@ -835,6 +858,10 @@ export class Service {
   /** @throws {LiveUpdateError} EBUSY, ESRCH when no update could begin now. */
   checkServing(): void {
     this.#servingImage();
+  }
+
+  get pid(): number | undefined {
+    return this.#current?.pid;
   }
 
   /** Which worker of which group it is. */
@@ -1020,7 +1047,7 @@ export class Service {
         this.#restartSoon();
         break;
     }
-    if (this.#stopSignal !== undefined && this.#state === 'serving') this.stop(this.#stopSignal);
+    if (this.#stopSignal !== undefined) this.stop(this.#stopSignal);
   }
 
   async #restartPlainly(old: ImageProcess, command: readonly string[]): Promise<UpdateResult> {

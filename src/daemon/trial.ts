@@ -31,6 +31,8 @@ export interface Tried {
   /** The image in charge, if nothing else is under way. */
   serving(): ImageProcess | undefined;
   candidate(image: ImageProcess, stage: Candidate['stage']): Candidate;
+  /** Calls off what waits for its cut: going back comes first. */
+  giveUpPrepared(reason: string): void;
   /** Updates to the command before. @throws {LiveUpdateError} when it could not even begin. */
   goBack(image: ImageProcess, command: readonly string[], asked: Asked): Promise<unknown>;
   /** Keeps the history. */
@@ -153,7 +155,10 @@ export class Trial {
   /** @returns false when it is to be asked again: something else is under way. */
   #unhealthy({ back, total }: ProbationRecord, reason: ErrorReport): boolean {
     const image = this.#tried.serving();
-    if (image === undefined) return false;
+    if (image === undefined) {
+      this.#tried.giveUpPrepared(reason.message);
+      return false;
+    }
     if (back === undefined) {
       this.#condemn(nothingBefore(reason), 'servesOn', image.generation);
       return true;

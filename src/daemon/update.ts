@@ -85,6 +85,8 @@ export interface UpdateResult {
 
 /** A freeze that comes so much later than it could have has cold caches, and takes four times as long: then both images warm up first. */
 const COLD_MS = 100;
+/** Some hundred milliseconds of work; who is later than this is cut cold. */
+const WARM_UP_MS = 3000;
 /** How long a new version may take to give back what it serves. */
 const GIVE_BACK_MS = 2000;
 
@@ -341,6 +343,8 @@ export class Update {
     const began = performance.now();
     try {
       await this.#phases.during(hold.wait());
+      // What it took to get here is nothing that the cut has to make up for.
+      this.#phases.restart();
     } finally {
       hold.end();
       this.#heldMs = performance.now() - began;
@@ -359,8 +363,8 @@ export class Update {
       this.#old.send({ type: 'warmUp' });
       warm.push(this.#oldIsWarm.promise);
     }
-    const bytes = await this.#phases.wait('preserve', Promise.all(warm), 'the images did not warm up');
-    this.#warmBytes = bytes.reduce((sum, { bytes }) => sum + bytes, 0);
+    const answers = (await this.#phases.tryFor(WARM_UP_MS, Promise.all(warm))) ?? [];
+    this.#warmBytes = answers.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Most connections of rolling listeners move now, while both images serve. */

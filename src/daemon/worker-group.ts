@@ -93,6 +93,8 @@ export class WorkerGroup implements Iterable<Service> {
   #updating: { readonly key: string | undefined; readonly result: Promise<GroupUpdateResult> } | undefined;
   /** Whether workers are on their way to where they wait for the cut. */
   #isPreparing = false;
+  /** What was prepared last of all at once: the next version's pid of each worker. */
+  #prepared: ReadonlyMap<string, number | undefined> = new Map();
 
   constructor(name: string, count: number, members: readonly Service[], log: (line: string) => void) {
     this.name = name;
@@ -174,7 +176,14 @@ export class WorkerGroup implements Iterable<Service> {
     const members = [...this];
     this.#isPreparing = true;
     try {
-      const arrived = await Promise.all(members.map((member) => this.#prepareOne(member, request)));
+      const arrived = await Promise.all(
+        members.map(async (member) => {
+          const result = await this.#prepareOne(member, request);
+          // The others need not go all the way.
+          if (!result.ok) await this.#callOff(result, members);
+          return result;
+        }),
+      );
       // The first may have fallen while the last was on its way.
       const results = await Promise.all(
         arrived.map(async (result, at) => {
@@ -185,11 +194,12 @@ export class WorkerGroup implements Iterable<Service> {
       );
       const failed = results.filter((result): result is WorkerUpdate => !result.ok);
       if (failed.length > 0) {
-        await this.#callOff(failed[0] as WorkerUpdate);
+        await this.#callOff(failed[0] as WorkerUpdate, members);
         return this.#tell(failed);
       }
       for (const member of members) void this.#standOrFall(member);
       const workers = results.filter((result): result is Prepared => 'secondsLeft' in result);
+      this.#prepared = new Map(workers.map(({ service, pid }) => [service, pid]));
       return { ok: true, service: this.name, workers };
     } finally {
       this.#isPreparing = false;
@@ -212,23 +222,47 @@ export class WorkerGroup implements Iterable<Service> {
     if (result?.ok === false) await this.#callOff(result);
   }
 
-  /** Whoever waits for the cut does so no longer. */
-  async #callOff({ service }: WorkerUpdate): Promise<void> {
+  /**
+   * Whoever waits for the cut does so no longer.
+   * @param others Who are on their way there, and need not go on.
+   */
+  async #callOff({ service }: WorkerUpdate, others: readonly Service[] = []): Promise<void> {
     const by = `luod, since '${service}' could not be updated and the workers go together`;
-    const waiting = Array.from(this).filter(({ isPrepared }) => isPrepared);
+    const waiting = Array.from(this).filter(
+      (member) => member.isPrepared || (others.includes(member) && member.isCancellable),
+    );
     await Promise.allSettled(waiting.map((member) => member.cancel(by)));
   }
 
   /**
    * What was prepared takes over: worker by worker, of which the first that fails ends it and has the rest called off; or all at once.
-   * @throws {LiveUpdateError} ENOENT when nothing is prepared; EBUSY while an update of the group runs.
+   * @throws {LiveUpdateError} ENOENT when nothing is prepared; EINVAL when only some are, so that it would be half an update; EBUSY while an
+   *   update of the group runs.
    */
   async cut(request: GroupCutRequest): Promise<GroupUpdateResult> {
     const same = this.#underWay(request.key);
     if (same !== undefined) return await same;
-    const isAgain = this.#isAgain(request.key);
-    const members = [...this].filter((member) => member.isPrepared || knows(member, request.key));
-    if (members.length === 0 || (!isAgain && !members.some(({ isPrepared }) => isPrepared))) {
+    const isAgain = this.#isAgain(request.key) && !Array.from(this).some(({ isPrepared }) => isPrepared);
+    const members = isAgain ? await this.#membersOf(request.key) : this.#preparedMembers();
+    for (const member of members) member.keepPrepared();
+    const before = Array.from(this).filter((member) => this.#wasCutAlone(member));
+    const result = await this.#begin(members, request, 'cut', names(before));
+    const failed = result.workers.find(({ ok }) => !ok);
+    if (failed !== undefined) await this.#callOff(failed);
+    return result;
+  }
+
+  /** Whom a luod before this one was asked to cut, and whom it did not come to: what waited was called off with it. */
+  async #membersOf(key: string | undefined): Promise<Service[]> {
+    const members = [...this];
+    await Promise.allSettled(members.map(({ outcome }) => outcome));
+    return members.filter((member) => knows(member, key) || member.status().lastUpdate?.ok === false);
+  }
+
+  /** @throws {LiveUpdateError} ENOENT, EINVAL. */
+  #preparedMembers(): Service[] {
+    const members = [...this].filter(({ isPrepared }) => isPrepared);
+    if (members.length === 0) {
       const failed = this.status().flatMap(({ name, lastUpdate }) =>
         lastUpdate?.error === undefined ? [] : [{ service: name, error: lastUpdate.error }],
       );
@@ -241,11 +275,16 @@ export class WorkerGroup implements Iterable<Service> {
       const text = `no next version of '${this.name}' is prepared${last}`;
       throw new LiveUpdateError('ENOENT', text, { operation: 'cut' });
     }
-    for (const member of members) member.keepPrepared();
-    const result = await this.#begin(members, request, 'cut');
-    const failed = result.workers.find(({ ok }) => !ok);
-    if (failed !== undefined) await this.#callOff(failed);
-    return result;
+    if ([...this].some((member) => !member.isPrepared && !this.#wasCutAlone(member))) {
+      const text = `of '${this.name}' only ${quoted(names(members))} is prepared: cut it by its name, or cancel it and prepare all`;
+      throw new LiveUpdateError('EINVAL', text, { operation: 'cut' });
+    }
+    return members;
+  }
+
+  /** Of what was prepared for all it has taken over already. */
+  #wasCutAlone({ name, pid, isPrepared }: Service): boolean {
+    return !isPrepared && pid !== undefined && this.#prepared.get(name) === pid;
   }
 
   /**
@@ -320,6 +359,7 @@ export class WorkerGroup implements Iterable<Service> {
     members: readonly Service[],
     request: GroupUpdateRequest,
     way: Way,
+    before: readonly string[] = [],
   ): Promise<GroupUpdateResult> {
     const { together, ...rest } = request;
     const one = (member: Service, meeting?: Meeting) =>
@@ -333,7 +373,7 @@ export class WorkerGroup implements Iterable<Service> {
         },
       });
     const result = (together === true ? this.#together(members, one) : this.#inTurn(members, one)).then(
-      (results) => this.#tell(results),
+      (results) => this.#tell(results, before),
     );
     this.#updating = { key: request.key, result };
     try {
@@ -385,10 +425,14 @@ export class WorkerGroup implements Iterable<Service> {
     }
   }
 
-  #tell(results: readonly WorkerUpdate[]): GroupUpdateResult {
+  /** @param before Those that are new already. */
+  #tell(results: readonly WorkerUpdate[], before: readonly string[] = []): GroupUpdateResult {
     const of = (is: (worker: WorkerUpdate) => boolean) => results.filter(is).map(({ service }) => service);
     // One that was found unhealthy after its commit, with nothing to go back to, is new all the same.
-    const fresh = of((worker) => worker.ok || ('afterCommit' in worker && worker.afterCommit === 'servesOn'));
+    const updated = of(
+      (worker) => worker.ok || ('afterCommit' in worker && worker.afterCommit === 'servesOn'),
+    );
+    const fresh = [...before, ...updated];
     const restarted = of(
       (worker) => !worker.ok && worker.rolledBack === false && !fresh.includes(worker.service),
     );
@@ -400,8 +444,8 @@ export class WorkerGroup implements Iterable<Service> {
     const failed = results.filter(({ ok }) => !ok);
     const first = failed.find(({ error }) => error?.code !== 'ECANCELED') ?? failed[0];
     if (first?.error === undefined) return { ok: true, ...result };
-    const left = old.length === 0 ? '' : `; ${names(old)} as before`;
-    const done = fresh.length === 0 ? '' : `; new: ${names(fresh)}`;
+    const left = old.length === 0 ? '' : `; ${quoted(old)} as before`;
+    const done = fresh.length === 0 ? '' : `; new: ${quoted(fresh)}`;
     const error = { ...first.error, message: `'${first.service}': ${first.error.message}${done}${left}` };
     this.#log(`update stopped: ${error.message}`);
     return { ok: false, ...result, error };
@@ -468,6 +512,10 @@ function knows(member: Service, key: string | undefined): boolean {
   return own !== undefined && member.knows(own);
 }
 
-function names(workers: readonly string[]): string {
+function names(workers: readonly Service[]): string[] {
+  return workers.map(({ name }) => name);
+}
+
+function quoted(workers: readonly string[]): string {
   return workers.map((name) => `'${name}'`).join(', ');
 }

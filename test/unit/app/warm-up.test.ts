@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { PlayedLuod } from './played-luod.js';
 
@@ -36,6 +37,22 @@ it('without an update, or before everything is preserved, there is nothing to wa
   luod.begin();
   luod.say({ type: 'warmUp' });
   expect(await luod.comes('preserved', 'warm', 'failed')).toMatchObject({ type: 'preserved' });
+});
+
+it('luod may not wait for it: the freeze does', async () => {
+  let freezes = 0;
+  luod.image.on('freeze', () => {
+    freezes++;
+  });
+  await preserve();
+  luod.answers = false;
+  luod.connect(300);
+  luod.say({ type: 'warmUp' });
+  luod.say({ type: 'freeze' });
+  for (let turn = 0; turn < 50; turn++) await nextTurn();
+  luod.say({ type: 'unfreeze', reason: { code: 'ETIMEDOUT', message: 'late' } });
+  await luod.comes('unfrozen');
+  expect(freezes).toBe(0);
 });
 
 it('of an update that is called off meanwhile nothing more is said', async () => {

@@ -37,7 +37,8 @@ describe('the longest gap without a reply', () => {
   });
 
   it('is of those that were asked in time', () => {
-    expect(longestGap([answered(1, 9), answered(10, 12), answered(13, 30)], 10, 20)).toBe(17);
+    expect(longestGap([answered(1, 9), answered(10, 12), answered(13, 30)], 10, 20)).toBe(7);
+    expect(longestGap([answered(9, 40), ...[10, 11, 12].map((at) => answered(at, at + 1))], 0, 10)).toBe(1);
     expect(longestGap([answered(1, 2)], 10, 20)).toBeUndefined();
     expect(longestGap([], 10, 20)).toBeUndefined();
   });

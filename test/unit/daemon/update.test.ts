@@ -63,7 +63,7 @@ interface Played {
 /** @param says What the images say besides what all of them do. */
 function begin(
   options: Partial<UpdateOptions>,
-  says: { old?: Answers; next?: Answers; preserved?: object; ready?: object } = {},
+  says: { old?: Answers; next?: Answers; preserved?: object; ready?: object; finished?: null } = {},
 ): Played {
   const old = new PlayedImage({
     preserve: { type: 'preserved', bytes: 100, ...KNOWS, ...says.preserved },
@@ -93,7 +93,7 @@ function begin(
   old.send = (message) => {
     send(message);
     // Frozen, it has said everything to the next one, which takes over.
-    if (message.type === 'freeze') from(next)(FINISHED);
+    if (message.type === 'freeze' && says.finished !== null) next.answer(FINISHED);
     if (message.type === 'finish') old.leave();
   };
   const running = update.run();
@@ -149,6 +149,22 @@ describe('before a freeze', () => {
     expect((await running).result.ok).toBe(true);
   });
 
+  it('who is not warm in three seconds is cut cold', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const options = { meeting: after(3000), deadlines: { total: 20_000 } };
+      const { old, next, running } = begin(options, { old: { warmUp: undefined } });
+      await vi.waitFor(() => expect([...old.heard, ...next.heard]).toContain('warmUp'));
+      await vi.advanceTimersByTimeAsync(2500);
+      expect(old.heard).not.toContain('freeze');
+      await vi.advanceTimersByTimeAsync(500);
+      expect((await running).result).toMatchObject({ ok: true, bytes: 100 + 30 });
+      expect(vi.getTimerCount()).toBe(0);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it('an image that cannot warm up has the update called off', async () => {
     const error = { code: 'EINVAL', message: 'a state cannot be cloned' };
     const { old, running } = begin(
@@ -178,6 +194,22 @@ describe('a hold', () => {
     const { result } = await running;
     expect(result).toMatchObject({ ok: true, phases: { preserve: 0, health: 40, held: 20_000 } });
     expect(old.heard).toEqual(['preserve', 'warmUp', 'freeze', 'finish']);
+  });
+
+  it('is followed by the whole of the deadline', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      const hold = held();
+      const { old, next, running } = begin({ hold, meeting: after(4990) }, { finished: null });
+      await hold.reached;
+      hold.cut();
+      await vi.waitFor(() => expect(old.heard).toContain('freeze'));
+      await vi.advanceTimersByTimeAsync(4000);
+      next.answer(FINISHED);
+      expect((await running).result).toMatchObject({ ok: true });
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('moves the connections of rolling listeners behind it, and not before', async () => {
