@@ -2,9 +2,10 @@
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Cancelled, Prepared } from '../../src/daemon/service.js';
 import type { UpdateResult } from '../../src/daemon/update.js';
@@ -252,6 +253,53 @@ describe('a next version that is prepared', () => {
   });
 });
 
+describe('what is prepared by a program of its own', () => {
+  it('is cut also by the key that it was prepared with', async () => {
+    await begin();
+    const asking = connect(luod.socket);
+    const lines = createInterface({ input: asking })[Symbol.asyncIterator]();
+    const answer = async (type: string) => {
+      asking.write(`${JSON.stringify({ type, id: 1, key: 'deployment 7' })}\n`);
+      return JSON.parse((await lines.next()).value as string) as Prepared & UpdateResult;
+    };
+    const { pid } = await answer('prepare');
+    // Said twice, it is the same.
+    expect(await answer('prepare')).toMatchObject({ ok: true, pid });
+    expect(await answer('cut')).toMatchObject({ ok: true, toPid: pid });
+    expect(await answer('cut')).toMatchObject({ ok: true, toPid: pid });
+    asking.destroy();
+    await isWhole(2, pid as number);
+  });
+});
+
+describe('a bad version', () => {
+  it('is gone back from also when the next one is prepared, which is given up', async () => {
+    await begin();
+    let isHealthy = true;
+    const { url } = await checker((_request, response) => {
+      response.statusCode = isHealthy ? 200 : 503;
+      response.end();
+    });
+    const bad = version({ VERSION: 'bad' });
+    const flags = ['--health', url, '--watch', '60s', '--health-timeout', '1s'];
+    expect(await ask('update', ...flags, ...bad)).toMatchObject({ ok: true, generation: 2 });
+    const prepared = await prepare(['--no-health', '--for', '10m']);
+    isHealthy = false;
+    await luod.says(servesItself(3));
+    expect(isAlive(prepared.pid as number)).toBe(false);
+    expect((await service()).command).toEqual([process.execPath, programPath('echo.mjs')]);
+    expect(await history()).toMatchObject([
+      { kind: 'autoRollback', outcome: 'ok' },
+      {
+        outcome: 'rolledBack',
+        error: { message: expect.stringMatching(/^the version that serves is unhealthy/) },
+      },
+      { outcome: 'autoRolledBack' },
+    ]);
+    await isWhole(3, (await luod.report()).pid);
+  });
+});
+
 describe('nothing that is prepared', () => {
   it('can be cut or called off, and that changes nothing', async () => {
     await begin();
@@ -351,6 +399,20 @@ describe('a death while the next version is prepared', () => {
     clients.close();
     expect(await luod.stop()).toBe(143);
     expect([pid, prepared.pid as number].filter(isAlive)).toEqual([]);
+  });
+});
+
+describe('a death of the old version while luod ends', () => {
+  it('starts nothing again', async () => {
+    await begin();
+    const { pid } = await luod.report();
+    await prepare();
+    clients.close();
+    // As a container's end: a signal to all at once.
+    luod.signal('SIGTERM');
+    process.kill(pid, 'SIGKILL');
+    expect(await luod.exited).not.toBe(0);
+    expect(luod.stderr).not.toMatch(servesItself(3));
   });
 });
 
@@ -532,8 +594,34 @@ describe('workers', () => {
     const [one, two] = (await prepareAll()) as [number, number];
     expect(await ask('cut', 'web/2')).toMatchObject({ ok: true, exitCode: 0, toPid: two });
     expect(await workers()).toMatchObject([{ state: 'prepared' }, { state: 'serving', pid: two }]);
-    expect(await ask('cut', 'web')).toMatchObject({ ok: true, exitCode: 0, new: ['web/1'] });
+    expect(await ask('cut', 'web')).toMatchObject({ ok: true, new: ['web/2', 'web/1'], old: [] });
     await areWhole([one, two], before);
+  });
+
+  it('of which one was prepared alone are not cut by the name of all', async () => {
+    expect(await ask('prepare', 'web/1')).toMatchObject({ ok: true, service: 'web/1' });
+    expect(await ask('cut', 'web')).toMatchObject({ ok: false, exitCode: 1, error: { code: 'EINVAL' } });
+    expect(await ask('cut', 'web/1')).toMatchObject({ ok: true, exitCode: 0 });
+    const [, two] = before;
+    const [one] = await pids();
+    await areWhole([one as number, two as number], [before[0] as number]);
+  });
+
+  it('whose cut luod did not live to finish are not said to be new', async () => {
+    const [one] = (await prepareAll('--watch', '4s')) as [number, number];
+    const cutting = ask<GroupUpdateResult>('cut', 'web', '--wait');
+    await luod.says(/web\/1: generation 2 serves/);
+    luod.signal('SIGKILL');
+    await luod.exited;
+    await luod.again();
+    expect(await cutting).toMatchObject({
+      ok: false,
+      exitCode: 1,
+      new: ['web/1'],
+      old: ['web/2'],
+      error: { message: expect.stringMatching(/luod was killed meanwhile/) },
+    });
+    await areWhole([one, before[1] as number], []);
   });
 
   it('are called off all', async () => {
