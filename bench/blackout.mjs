@@ -15,7 +15,7 @@ const HELP = `node bench/blackout.mjs [options]
   --connections LIST   live connections (default 10,1000,10000)
   --memory LIST        bytes of memory, each with 1,000 connections (default 65536,1073741824)
   --rolling LIST       live connections that move by a rolling cut (default 10000; 0 for none)
-  --prepared LIST      live connections of updates in two steps, prepare and cut, atomic and rolling (default 10000; 0 for none)
+  --prepared LIST      live connections of updates in two steps, prepare and cut, atomic and rolling (default 1000,10000; 0 for none)
   --updates N          updates of each cell and round (default 4)
   --rounds N           rounds: ours, then the baseline, in turns (default 2)
   --no-baseline        ours alone
@@ -29,7 +29,7 @@ const { values } = parseArgs({
     connections: { type: 'string', default: '10,1000,10000' },
     memory: { type: 'string', default: `${SMALL},1073741824` },
     rolling: { type: 'string', default: '10000' },
-    prepared: { type: 'string', default: '10000' },
+    prepared: { type: 'string', default: '1000,10000' },
     updates: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '2' },
     'no-baseline': { type: 'boolean', default: false },

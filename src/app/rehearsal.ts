@@ -35,7 +35,7 @@ import type { Program } from './program.js';
 
 /** V8 has compiled what it will after this many. */
 const ENOUGH = 20_000;
-const FREEZE_ROUNDS = 20;
+const FREEZE_ROUNDS = { first: 20, again: 4 } as const;
 /** Connections between two turns of a program that serves: less than a millisecond's work, also of HTTP. */
 const FREEZE_PART = 250;
 /** A rehearsal takes a tenth of a second. One that a step of its own has left waiting is given up. */
@@ -63,7 +63,7 @@ export async function rehearseFreeze(
   sets: readonly ConnectionSet[],
   occasion: Occasion,
 ): Promise<void> {
-  const rounds = occasion === 'first' ? FREEZE_ROUNDS : 1;
+  const rounds = FREEZE_ROUNDS[occasion];
   await act(openImage, 'freeze');
   for (const set of sets) {
     // Made at the turn of their first run, and run again in the rounds that follow.
