@@ -864,6 +864,10 @@ export class Service {
     return this.#current?.pid;
   }
 
+  get lastUpdate(): UpdateResult | null {
+    return this.#trial.last;
+  }
+
   /** Which worker of which group it is. */
   get worker(): WorkerOf | undefined {
     return this.#options.worker;

@@ -19,6 +19,7 @@ import { withResolvers } from '../core/resolvers.js';
 import type { ErrorReport } from '../handover/protocol.js';
 import type { HealthWords } from './health.js';
 import { reportOf, type UpdatePhase } from './phases.js';
+import { PreparedWorkers } from './prepared-workers.js';
 import type {
   Cancelled,
   CutRequest,
@@ -91,14 +92,12 @@ export class WorkerGroup implements Iterable<Service> {
   #status = 0;
   #isStopping = false;
   #updating: { readonly key: string | undefined; readonly result: Promise<GroupUpdateResult> } | undefined;
-  /** Whether workers are on their way to where they wait for the cut. */
-  #isPreparing = false;
-  /** What was prepared last of all at once: the next version's pid of each worker. */
-  #prepared: ReadonlyMap<string, number | undefined> = new Map();
+  readonly #prepared: PreparedWorkers;
 
   constructor(name: string, count: number, members: readonly Service[], log: (line: string) => void) {
     this.name = name;
     this.count = count;
+    this.#prepared = new PreparedWorkers(name, this);
     this.#log = (line) => log(`${name}: ${line}`);
     this.stopped = this.#stopped.promise;
     for (const member of members) this.add(member);
@@ -173,65 +172,16 @@ export class WorkerGroup implements Iterable<Service> {
   async prepare(request: PrepareRequest): Promise<GroupPrepared | GroupUpdateResult> {
     this.#underWay(undefined);
     if (!this.#isAgain(request.key)) this.#checkUpdate(request.command);
-    const members = [...this];
-    this.#isPreparing = true;
-    try {
-      const arrived = await Promise.all(
-        members.map(async (member) => {
-          const result = await this.#prepareOne(member, request);
-          // The others need not go all the way.
-          if (!result.ok) await this.#callOff(result, members);
-          return result;
-        }),
-      );
-      // The first may have fallen while the last was on its way.
-      const results = await Promise.all(
-        arrived.map(async (result, at) => {
-          const member = members[at] as Service;
-          const hasFallen = 'secondsLeft' in result && !member.isPrepared;
-          return hasFallen ? ((await member.outcome) as UpdateResult) : result;
-        }),
-      );
-      const failed = results.filter((result): result is WorkerUpdate => !result.ok);
-      if (failed.length > 0) {
-        await this.#callOff(failed[0] as WorkerUpdate, members);
-        return this.#tell(failed);
-      }
-      for (const member of members) void this.#standOrFall(member);
-      const workers = results.filter((result): result is Prepared => 'secondsLeft' in result);
-      this.#prepared = new Map(workers.map(({ service, pid }) => [service, pid]));
-      return { ok: true, service: this.name, workers };
-    } finally {
-      this.#isPreparing = false;
-    }
-  }
-
-  async #prepareOne(member: Service, request: PrepareRequest): Promise<Prepared | WorkerUpdate> {
-    const { index } = member.worker as WorkerOf;
-    const health = healthOfWorker(request.health, index);
-    try {
-      return await member.prepare({ ...request, health, key: memberKey(member, request.key) });
-    } catch (error) {
-      return { ok: false, service: member.name, error: reportOf(error) };
-    }
-  }
-
-  /** A cut of those that are left would be half an update, and look like a whole one. */
-  async #standOrFall(member: Service): Promise<void> {
-    const result = await member.outcome?.catch(() => undefined);
-    if (result?.ok === false) await this.#callOff(result);
-  }
-
-  /**
-   * Whoever waits for the cut does so no longer.
-   * @param others Who are on their way there, and need not go on.
-   */
-  async #callOff({ service }: WorkerUpdate, others: readonly Service[] = []): Promise<void> {
-    const by = `luod, since '${service}' could not be updated and the workers go together`;
-    const waiting = Array.from(this).filter(
-      (member) => member.isPrepared || (others.includes(member) && member.isCancellable),
+    const result = await this.#prepared.prepare([...this], (member) =>
+      member.prepare({
+        ...request,
+        health: healthOfWorker(request.health, (member.worker as WorkerOf).index),
+        key: memberKey(member, request.key),
+      }),
     );
-    await Promise.allSettled(waiting.map((member) => member.cancel(by)));
+    return 'failed' in result
+      ? this.#tell(result.failed)
+      : { ok: true, service: this.name, workers: result.waiting };
   }
 
   /**
@@ -242,13 +192,12 @@ export class WorkerGroup implements Iterable<Service> {
   async cut(request: GroupCutRequest): Promise<GroupUpdateResult> {
     const same = this.#underWay(request.key);
     if (same !== undefined) return await same;
-    const isAgain = this.#isAgain(request.key) && !Array.from(this).some(({ isPrepared }) => isPrepared);
-    const members = isAgain ? await this.#membersOf(request.key) : this.#preparedMembers();
+    const isAgain = this.#isAgain(request.key) && !this.#prepared.isWaiting;
+    const members = isAgain ? await this.#membersOf(request.key) : this.#prepared.toCut();
     for (const member of members) member.keepPrepared();
-    const before = Array.from(this).filter((member) => this.#wasCutAlone(member));
-    const result = await this.#begin(members, request, 'cut', names(before));
+    const result = await this.#begin(members, request, 'cut', this.#prepared.alreadyNew);
     const failed = result.workers.find(({ ok }) => !ok);
-    if (failed !== undefined) await this.#callOff(failed);
+    if (failed !== undefined) await this.#prepared.callOff(failed);
     return result;
   }
 
@@ -256,35 +205,7 @@ export class WorkerGroup implements Iterable<Service> {
   async #membersOf(key: string | undefined): Promise<Service[]> {
     const members = [...this];
     await Promise.allSettled(members.map(({ outcome }) => outcome));
-    return members.filter((member) => knows(member, key) || member.status().lastUpdate?.ok === false);
-  }
-
-  /** @throws {LiveUpdateError} ENOENT, EINVAL. */
-  #preparedMembers(): Service[] {
-    const members = [...this].filter(({ isPrepared }) => isPrepared);
-    if (members.length === 0) {
-      const failed = this.status().flatMap(({ name, lastUpdate }) =>
-        lastUpdate?.error === undefined ? [] : [{ service: name, error: lastUpdate.error }],
-      );
-      // What the others were called off for.
-      const first = failed.find(({ error }) => error.code !== 'ECANCELED') ?? failed[0];
-      const last =
-        first === undefined
-          ? ''
-          : `; the last update of '${first.service}' failed: ${first.error.message} (${first.error.code})`;
-      const text = `no next version of '${this.name}' is prepared${last}`;
-      throw new LiveUpdateError('ENOENT', text, { operation: 'cut' });
-    }
-    if ([...this].some((member) => !member.isPrepared && !this.#wasCutAlone(member))) {
-      const text = `of '${this.name}' only ${quoted(names(members))} is prepared: cut it by its name, or cancel it and prepare all`;
-      throw new LiveUpdateError('EINVAL', text, { operation: 'cut' });
-    }
-    return members;
-  }
-
-  /** Of what was prepared for all it has taken over already. */
-  #wasCutAlone({ name, pid, isPrepared }: Service): boolean {
-    return !isPrepared && pid !== undefined && this.#prepared.get(name) === pid;
+    return members.filter((member) => knows(member, key) || member.lastUpdate?.ok === false);
   }
 
   /**
@@ -349,7 +270,7 @@ export class WorkerGroup implements Iterable<Service> {
 
   /** The answer to the same request, which is under way. @throws {LiveUpdateError} EBUSY when another one is. */
   #underWay(key: string | undefined): Promise<GroupUpdateResult> | undefined {
-    if (this.#updating === undefined && !this.#isPreparing) return undefined;
+    if (this.#updating === undefined && !this.#prepared.isOnItsWay) return undefined;
     if (this.#updating !== undefined && key !== undefined && key === this.#updating.key)
       return this.#updating.result;
     throw new LiveUpdateError('EBUSY', `an update of '${this.name}' is under way`);
@@ -444,8 +365,8 @@ export class WorkerGroup implements Iterable<Service> {
     const failed = results.filter(({ ok }) => !ok);
     const first = failed.find(({ error }) => error?.code !== 'ECANCELED') ?? failed[0];
     if (first?.error === undefined) return { ok: true, ...result };
-    const left = old.length === 0 ? '' : `; ${quoted(old)} as before`;
-    const done = fresh.length === 0 ? '' : `; new: ${quoted(fresh)}`;
+    const left = old.length === 0 ? '' : `; ${names(old)} as before`;
+    const done = fresh.length === 0 ? '' : `; new: ${names(fresh)}`;
     const error = { ...first.error, message: `'${first.service}': ${first.error.message}${done}${left}` };
     this.#log(`update stopped: ${error.message}`);
     return { ok: false, ...result, error };
@@ -512,10 +433,6 @@ function knows(member: Service, key: string | undefined): boolean {
   return own !== undefined && member.knows(own);
 }
 
-function names(workers: readonly Service[]): string[] {
-  return workers.map(({ name }) => name);
-}
-
-function quoted(workers: readonly string[]): string {
+function names(workers: readonly string[]): string {
   return workers.map((name) => `'${name}'`).join(', ');
 }

@@ -179,20 +179,16 @@ describe('bench', () => {
   it('compares the blackout with the same service moved by hand', { timeout: 120_000 }, async () => {
     const { out, said, code } = await run(
       'blackout.mjs',
-      ...['--connections', '20', '--memory', '65536', '--rolling', '0'],
+      ...['--connections', '20', '--memory', '65536', '--rolling', '0', '--prepared', '20'],
       ...['--updates', '2', '--rounds', '1', '--json'],
     );
     expect(code, said).toBe(0);
+    const row = { connections: 20, updates: 2, blackoutMedian: expect.any(Number), closed: 0, wrong: 0 };
+    const { connections: _, ...baseline } = row;
     expect(JSON.parse(out).rows).toMatchObject([
-      {
-        connections: 20,
-        updates: 2,
-        blackoutMedian: expect.any(Number),
-        closed: 0,
-        wrong: 0,
-        baseline: { updates: 2, blackoutMedian: expect.any(Number), closed: 0, wrong: 0 },
-        blackoutRatio: expect.any(Number),
-      },
+      { ...row, cut: 'atomic', baseline, blackoutRatio: expect.any(Number) },
+      { ...row, cut: 'atomic, prepared' },
+      { ...row, cut: 'rolling, prepared' },
     ]);
     expect(processesWith(temporary)).toEqual([]);
     expect(readdirSync(temporary)).toEqual([]);
