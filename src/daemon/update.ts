@@ -157,6 +157,7 @@ export class Update {
   readonly #meeting: UpdateOptions['meeting'];
   readonly #hold: UpdateOptions['hold'];
   #heldMs: number | undefined;
+  #heldAt: number | undefined;
   /** Whether a luod before this one began it. */
   readonly #isResumed: boolean;
   #direct: { old: number; successor: number } | undefined;
@@ -341,6 +342,7 @@ export class Update {
   async #wait(hold: Hold): Promise<void> {
     this.#phase = 'preserve';
     const began = performance.now();
+    this.#heldAt = began;
     try {
       await this.#phases.during(hold.wait());
       // What it took to get here is nothing that the cut has to make up for.
@@ -478,8 +480,10 @@ export class Update {
   #beforeFreeze(marks: number[]): { preserve: number; health?: number; held?: number } {
     const gate = this.#gateMs;
     const held = this.#heldMs;
+    // One that was called off while it was held has no later mark.
+    const [, from, to = (this.#heldAt ?? from ?? 0) + (held ?? 0)] = marks;
     return {
-      preserve: round(Math.max(0, between(marks, 1) - (gate ?? 0) - (held ?? 0))),
+      preserve: from === undefined ? 0 : round(Math.max(0, to - from - (gate ?? 0) - (held ?? 0))),
       ...(gate === undefined ? {} : { health: round(gate) }),
       ...(held === undefined ? {} : { held: round(held) }),
     };

@@ -234,12 +234,16 @@ describe('a hold', () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     try {
       const hold = held(1500);
-      const { old, next, running } = begin({ hold });
+      const { old, next, running } = begin({ hold, meeting: after(500) });
       await hold.reached;
+      clock += 1;
       expect(hold.secondsLeft).toBe(2);
       await vi.advanceTimersByTimeAsync(1500);
       const message = 'it was prepared, and nobody let it take over within 1.5 s';
-      expect((await running).result.error).toEqual({ code: 'ETIMEDOUT', message, phase: 'preserve' });
+      expect((await running).result).toMatchObject({
+        error: { code: 'ETIMEDOUT', message, phase: 'preserve' },
+        phases: { preserve: 500, held: 1, freeze: 0 },
+      });
       expect(old.heard).toEqual(['preserve', 'unfreeze']);
       expect(next.exit).toBeDefined();
       expect(vi.getTimerCount()).toBe(0);
