@@ -50,6 +50,18 @@ export class Phases {
     this.#deadlines = deadlines;
   }
 
+  /** What is left of the whole, in milliseconds. */
+  get #left(): number {
+    return this.#deadlines.total - (performance.now() - this.#started);
+  }
+
+  /** Rejects with the failure that is reported. */
+  #reported(): Promise<never> {
+    return this.#failure.promise.then((reason) => {
+      throw new PhaseError(reason);
+    });
+  }
+
   /** Ends every wait, now and later. The first failure counts. */
   fail(failure: Failure): void {
     this.#failure.resolve(failure);
@@ -61,7 +73,7 @@ export class Phases {
    */
   async wait<T>(phase: Exclude<Phase, 'finish'>, event: Promise<T>, late: string): Promise<T> {
     const limit = this.#deadlines[phase];
-    const left = this.#deadlines.total - (performance.now() - this.#started);
+    const left = this.#left;
     const ms = Math.max(0, Math.min(left, limit ?? left));
     const { promise, resolve } = withResolvers<Failure>();
     const message = `${late} within ${Math.round(limit ?? this.#deadlines.total)} ms`;
@@ -87,14 +99,10 @@ export class Phases {
    * @throws {PhaseError} the failure that was reported meanwhile.
    */
   async tryFor<T>(ms: number, event: Promise<T>): Promise<T | undefined> {
-    const left = this.#deadlines.total - (performance.now() - this.#started);
     const { promise: late, resolve } = withResolvers<undefined>();
-    const timer = setTimeout(() => resolve(undefined), Math.max(0, Math.min(ms, left / 2)));
-    const failure = this.#failure.promise.then((reason) => {
-      throw new PhaseError(reason);
-    });
+    const timer = setTimeout(() => resolve(undefined), Math.max(0, Math.min(ms, this.#left / 2)));
     try {
-      return await Promise.race([event, failure, late]);
+      return await Promise.race([event, this.#reported(), late]);
     } finally {
       clearTimeout(timer);
     }
@@ -106,11 +114,8 @@ export class Phases {
    */
   async during<T>(work: Promise<T>): Promise<T> {
     const began = performance.now();
-    const failure = this.#failure.promise.then((reason) => {
-      throw new PhaseError(reason);
-    });
     try {
-      return await Promise.race([work, failure]);
+      return await Promise.race([work, this.#reported()]);
     } finally {
       this.#started += performance.now() - began;
     }

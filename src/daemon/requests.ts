@@ -73,19 +73,23 @@ const deadlines = z
   })
   .optional();
 
+const command = z.array(z.string().max(100_000)).min(1).max(1000);
+
+/** Asked again of a luod that took over, a request with the same key is not done twice. */
+const key = z.string().max(100).optional();
+
 const update = z.object({
   type: z.literal('update'),
   id,
   service: target,
-  command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
+  command: command.optional(),
   deadlines,
   health: healthWords.optional(),
   /** The answer comes when the watch after the commit is over. */
   wait: z.boolean().optional(),
   /** Of a group: all workers at once. */
   together: z.boolean().optional(),
-  /** Asked again of a luod that took over, a request with the same key is not done twice. */
-  key: z.string().max(100).optional(),
+  key,
 });
 
 /** An update up to its cut. */
@@ -93,12 +97,12 @@ const prepare = z.object({
   type: z.literal('prepare'),
   id,
   service: target,
-  command: z.array(z.string().max(100_000)).min(1).max(1000).optional(),
+  command: command.optional(),
   deadlines,
   health: healthWords.optional(),
   /** How long it may wait for the cut. */
   hold: milliseconds.optional(),
-  key: z.string().max(100).optional(),
+  key,
 });
 
 const cut = z.object({
@@ -107,7 +111,7 @@ const cut = z.object({
   service: target,
   wait: z.boolean().optional(),
   together: z.boolean().optional(),
-  key: z.string().max(100).optional(),
+  key,
 });
 
 const cancel = z.object({
@@ -123,7 +127,7 @@ const start = z.object({
   type: z.literal('start'),
   id,
   service: z.string().min(1).max(100),
-  command: z.array(z.string().max(100_000)).min(1).max(1000),
+  command,
   cwd: path,
   restart: z.enum(['on-failure', 'always', 'never']).optional(),
   maxRestarts: z.number().int().nonnegative().max(1_000_000).optional(),
@@ -149,7 +153,7 @@ const rollback = z.object({
   health: healthWords.optional(),
   wait: z.boolean().optional(),
   together: z.boolean().optional(),
-  key: z.string().max(100).optional(),
+  key,
 });
 
 const history = z.object({ type: z.literal('history'), id, service: z.string().max(100).optional() });

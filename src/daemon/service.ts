@@ -584,11 +584,10 @@ export class Service {
 
   async #answerTo(request: UpdateRequest, kind: Asked['kind'], policy: HealthPolicy): Promise<UpdateResult> {
     const { key, by = 'luod', deadlines = DEFAULT_DEADLINES } = request;
-    let result: UpdateResult;
-    if (key !== undefined && key === this.#lastKey && this.#trial.last !== null) result = this.#trial.last;
-    else if (key !== undefined && key === this.#updateKey && this.#updating !== undefined) {
-      result = await this.#updating;
-    } else {
+    let result = this.#answered(key);
+    if (result === undefined && this.#isUnderWay(key))
+      result = await (this.#updating as Promise<UpdateResult>);
+    if (result === undefined) {
       const old = this.#servingImage();
       this.#updateKey = key;
       const asked = { kind, by, at: new Date().toISOString(), policy, total: deadlines.total };
@@ -620,8 +619,8 @@ export class Service {
    */
   async prepare(request: PrepareRequest): Promise<Prepared | UpdateResult> {
     const { key, by = 'luod', deadlines = DEFAULT_DEADLINES, hold: ms = DEFAULT_HOLD_MS } = request;
-    const isOver = key !== undefined && key === this.#lastKey && this.#trial.last !== null;
-    if (isOver) return this.#trial.last as UpdateResult;
+    const answered = this.#answered(key);
+    if (answered !== undefined) return answered;
     if (!this.#isUnderWay(key)) {
       const old = this.#servingImage();
       if (!old.isConnected) {
@@ -666,9 +665,8 @@ export class Service {
    * @throws {LiveUpdateError} ENOENT when nothing is prepared; EBUSY when it is not there yet; ESRCH when the service has ended.
    */
   async cut({ key, wait }: CutRequest): Promise<UpdateResult> {
-    let result: UpdateResult;
-    if (key !== undefined && key === this.#lastKey && this.#trial.last !== null) result = this.#trial.last;
-    else {
+    let result = this.#answered(key);
+    if (result === undefined) {
       // By the same key it may have been prepared.
       if (this.isPrepared || !this.#isUnderWay(key)) {
         const hold = this.#heldUpdate();
@@ -679,6 +677,12 @@ export class Service {
       result = await (this.#updating as Promise<UpdateResult>);
     }
     return wait === true ? await this.#trial.verdict(result) : result;
+  }
+
+  /** The answer to the same request, which is over. */
+  #answered(key: string | undefined): UpdateResult | undefined {
+    if (key === undefined || key !== this.#lastKey) return undefined;
+    return this.#trial.last ?? undefined;
   }
 
   /** A luod that was killed may have left the key of an update that it had not begun. */
