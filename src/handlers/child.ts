@@ -23,9 +23,10 @@ import { closeFd, OwnedFd } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { type EndOfProcess, endOfProcess, openPidfd, signalPidfd } from '../linux/pidfd.js';
 import { type FdWatch, watchFd } from '../linux/poll.js';
+import type { Directions } from './adopted-socket.js';
 import type { CarriedFileHandler, Handover } from './carried.js';
 import { CHILD_COMPATIBLE } from './child-record.js';
-import { Connection, type Directions } from './connection.js';
+import { Connection } from './connection.js';
 import { recordedFileHandler } from './recorded-file.js';
 
 /** stdin, stdout, stderr, seen from this side. */

@@ -33,7 +33,7 @@ export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 /** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in one or two. */
 const SETTLE_MS = 250;
 
-/** How much of a turn of the loop goes to members that are to cross, in milliseconds: each is a closure or two, ten thousand were 14 ms. */
+/** How much of a turn of the loop goes to members that are to cross, in milliseconds: ten thousand at once were some. */
 const PRESERVING_MS = 0.5;
 
 const NONE = new Uint32Array(0);
@@ -65,8 +65,8 @@ interface SavedSet {
 interface Preserved {
   /** Those that have not crossed yet. */
   readonly waiting: Map<number, Connection>;
-  /** Calls back with the number of one that had crossed and ended. */
-  readonly ended: (id: number) => void;
+  /** Called with the number of one that ends. */
+  readonly onEnd: (id: number) => void;
 }
 
 /** See `ConnectionSet.rehearsals`. */
@@ -106,6 +106,12 @@ export class ConnectionSet {
   #upgraded: Connection[] = [];
   #nextId = 1;
   #preserved: Preserved | undefined;
+  readonly #onGone = (id: number) => {
+    this.#members.delete(id);
+    this.#staying.delete(id);
+    this.#moved.delete(id);
+    this.#ahead.delete(id);
+  };
 
   get size(): number {
     return this.#members.size;
@@ -123,21 +129,13 @@ export class ConnectionSet {
   #enter(id: number, connection: Connection): void {
     if (id >= this.#nextId) this.#nextId = id + 1;
     this.#members.set(id, connection);
-    connection.onGone(() => {
-      this.#members.delete(id);
-      this.#staying.delete(id);
-      this.#moved.delete(id);
-      this.#ahead.delete(id);
-    });
+    connection.enter(id, this.#onGone);
     if (this.#preserved !== undefined) this.#await(this.#preserved, id, connection);
   }
 
-  #await({ waiting, ended }: Preserved, id: number, connection: Connection): void {
+  #await({ waiting, onEnd }: Preserved, id: number, connection: Connection): void {
     waiting.set(id, connection);
-    connection.watchEnd(() => {
-      // One that never crossed is nobody's but ours.
-      if (!waiting.delete(id)) ended(id);
-    });
+    connection.watchEnd(onEnd);
   }
 
   /**
@@ -145,12 +143,17 @@ export class ConnectionSet {
    * known to it, some at a turn of the loop: the program serves.
    */
   async preserve(ended: (id: number) => void): Promise<void> {
-    const preserved: Preserved = { waiting: new Map(), ended };
+    const waiting = new Map<number, Connection>();
+    const onEnd = (id: number) => {
+      // One that never crossed is nobody's but ours.
+      if (!waiting.delete(id)) ended(id);
+    };
+    const preserved: Preserved = { waiting, onEnd };
     this.#preserved = preserved;
     let end = performance.now() + PRESERVING_MS;
     // Those that come meanwhile are at its end, and known.
     for (const [id, connection] of this.#members) {
-      if (!preserved.waiting.has(id)) this.#await(preserved, id, connection);
+      if (!waiting.has(id)) this.#await(preserved, id, connection);
       if (performance.now() < end) continue;
       await nextTurn();
       if (this.#preserved !== preserved) return;

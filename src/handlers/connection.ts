@@ -21,6 +21,7 @@ import { deserializeValue, serializeValue } from '../handover/values.js';
 import { closeFd, isPipe } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
 import { SHUT_RDWR, shutdown } from '../linux/socket-facts.js';
+import { adoptSocket, type Directions } from './adopted-socket.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
 import { reconcile } from './reconcile.js';
 import {
@@ -56,14 +57,6 @@ const announcingPush: Push = function (chunk, encoding) {
   Connection.from(this)?.announceBytes();
   return plainPush.call(this, chunk, encoding);
 };
-
-/** Which ways bytes go: both, but for a pipe. */
-export interface Directions {
-  readonly readable: boolean;
-  readonly writable: boolean;
-}
-
-const BOTH: Directions = { readable: true, writable: true };
 
 /** What a program gets a connection that crossed by: its server's protocol, for one that came through a listener. */
 export interface Receiver {
@@ -134,9 +127,10 @@ export class Connection<S = unknown> implements SocketOwner {
   #receiver: Receiver | undefined;
   #server: Server | undefined;
   #hasBytes = false;
-  #onEnd: (() => void) | undefined;
+  #id = 0;
+  #onEnd: ((id: number) => void) | undefined;
   #duplicates: Duplicates | undefined;
-  #onGone: (() => void) | undefined;
+  #onGone: ((id: number) => void) | undefined;
   #onFlow: (() => void) | undefined;
   #held: (() => void)[] | undefined;
   #upgraded: UpgradedProtocol | undefined;
@@ -160,12 +154,14 @@ export class Connection<S = unknown> implements SocketOwner {
     return new Connection(socket, false);
   }
 
-  /** The connection of a descriptor that another image opened; nothing is read. Owns `fd` also when it throws. */
-  static adopt(fd: number, directions: Directions = BOTH): Connection {
+  /**
+   * The connection of a descriptor that another image opened: of a socket, or with `directions` of a pipe or whatever a child has for one. Nothing
+   * is read. Owns `fd` also when it throws.
+   */
+  static adopt(fd: number, directions?: Directions): Connection {
     let socket: Socket;
     try {
-      // manualStart is Node's own switch for a socket that must not read yet; it is absent from the public types.
-      socket = new Socket({ fd, ...directions, manualStart: true } as { fd: number });
+      socket = adoptSocket(fd, directions);
     } catch (error) {
       closeFd(fd);
       throw LiveUpdateError.from(error, { operation: 'adopt', handler: COMPATIBLE });
@@ -325,16 +321,20 @@ export class Connection<S = unknown> implements SocketOwner {
     else this.socket.once('close', callback);
   }
 
-  /** Calls `onGone` when the socket is destroyed. */
-  onGone(onGone: () => void): void {
+  /**
+   * Makes it the number `id` of a set. `onGone` is called with it when the socket is destroyed; as `watchEnd`'s, it is one function for all of
+   * a set, since ten thousand of their own are ten thousand objects to make, and to move at each collection of garbage.
+   */
+  enter(id: number, onGone: (id: number) => void): void {
+    this.#id = id;
     this.#onGone = onGone;
   }
 
   /**
-   * While the connection is preserved: calls `onEnd` when it ends in this image, after telling the peer, which close(2)
-   * alone would not as long as the next image holds a duplicate. `undefined` goes back to plain closing.
+   * While the connection is preserved: calls `onEnd`, with its number in its set (0 without one), when it ends in this image, after telling the
+   * peer, which close(2) alone would not as long as the next image holds a duplicate. `undefined` goes back to plain closing.
    */
-  watchEnd(onEnd: (() => void) | undefined): void {
+  watchEnd(onEnd: ((id: number) => void) | undefined): void {
     this.#onEnd = onEnd;
   }
 
@@ -353,9 +353,9 @@ export class Connection<S = unknown> implements SocketOwner {
       // A reset is sent by the last close, through SO_LINGER, and must not be preceded by a FIN.
       // A pipe has no such word: its other end hears of it when the next image, which is told, closes its duplicate.
       if (fd !== undefined && !isResetting(this.socket) && !isPipe(fd)) shutdown(fd, SHUT_RDWR);
-      onEnd?.();
+      onEnd?.(this.#id);
     }
-    this.#onGone?.();
+    this.#onGone?.(this.#id);
   }
 
   /** Whether it can be parked: user space holds nothing of it, and the program has it, with both sides open. */
@@ -436,7 +436,7 @@ export class Connection<S = unknown> implements SocketOwner {
   detach(): void {
     this.#onEnd = undefined;
     detach(this.socket);
-    this.#onGone?.();
+    this.#onGone?.(this.#id);
   }
 }
 

@@ -12,8 +12,9 @@ import type { FileOpArgs } from '../core/types.js';
 import { deserializeValue, serializeValue } from '../handover/values.js';
 import { accessMode, closeFd, isPipe } from '../linux/fd.js';
 import { handleFd } from '../linux/handle-fd.js';
+import type { Directions } from './adopted-socket.js';
 import { type CarriedFileHandler, type Handover, handleOf, toSerializedData } from './carried.js';
-import { Connection, type Directions } from './connection.js';
+import { Connection } from './connection.js';
 
 const COMPATIBLE = 'liveupdate-pipe-v1';
 const READ_ONLY = 0;
