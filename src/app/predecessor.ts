@@ -58,6 +58,8 @@ const PASS_WINDOW = 2;
 const BATCH_CONNECTIONS = 16;
 /** How long a rollback waits for the end of a successor that may give connections back. */
 const GIVE_BACK_MS = 5000;
+/** How long an image that was taken over waits for its successor's program to have all connections. Ten thousand take a tenth of it. */
+const STAND_BY_MS = 1000;
 /** How long a frozen image waits for a successor that does not read. luod's own deadline is the real one. */
 const FLUSH_MS = 10_000;
 
@@ -94,6 +96,8 @@ export class Predecessor {
   readonly #sessions: OutgoingSessions;
   #state: State = 'preserving';
   #directEnded = false;
+  /** The successor is about no more than to serve. */
+  #isSettled = false;
   readonly #directEnd = withResolvers<void>();
   readonly #flushMs: number;
   readonly #verdictMs: number;
@@ -113,13 +117,7 @@ export class Predecessor {
     this.#sessions = new OutgoingSessions(options);
     this.#direct = new Wire(options.directFd, {
       message: (message, fds) => {
-        const { type, session } = message as unknown as SuccessorToOld & { session: string };
-        if (type === 'back') this.#takeBackMoved(session, fds);
-        else for (const fd of fds) closeFd(fd);
-        // That it was committed is looked up in the word itself.
-        if (type !== 'ack') return;
-        this.#unanswered--;
-        this.#answered?.();
+        this.#take(message as unknown as SuccessorToOld, fds);
       },
       closed: () => {
         this.#directEnded = true;
@@ -128,6 +126,24 @@ export class Predecessor {
         this.#directEnd.resolve();
       },
     });
+  }
+
+  #take(message: SuccessorToOld, fds: number[]): void {
+    if (message.type === 'back') this.#takeBackMoved(message.session, fds);
+    else for (const fd of fds) closeFd(fd);
+    switch (message.type) {
+      case 'ack':
+        this.#unanswered--;
+        this.#answered?.();
+        break;
+      case 'committed':
+        // That it was is looked up in the word itself.
+        this.#isSettled = message.announces !== true;
+        break;
+      case 'announced':
+        this.#isSettled = true;
+        break;
+    }
   }
 
   /** After the commit: the wire over which a lingering image hands on what could not cross in the cut. */
@@ -481,6 +497,19 @@ export class Predecessor {
       }
     }
     return failures;
+  }
+
+  /**
+   * After `sever`, in an image that ends: stands still until the successor's program has all its connections, a second at most. To end is
+   * work of the kernel's, 20 ms of a processor that the clients of ten thousand connections would wait for while the successor is busy.
+   */
+  standBy(): void {
+    const until = performance.now() + STAND_BY_MS;
+    while (!this.#isSettled && !this.#directEnded) {
+      const left = until - performance.now();
+      if (left <= 0 || waitReadable([this.#direct.fd], left).length === 0) return;
+      this.#direct.receiveNow();
+    }
   }
 
   /**

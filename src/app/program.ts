@@ -654,6 +654,7 @@ export class Program extends EventEmitter<ProgramEvents> {
           kept instanceof KeptListener ? kept.connections.announce(ANNOUNCING_MS) : undefined,
         ),
       );
+      if (incoming instanceof Successor) incoming.announced();
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
@@ -988,7 +989,9 @@ export class Program extends EventEmitter<ProgramEvents> {
     const failures = predecessor.sever(lingers);
     // A warning would come too late for this process.
     for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);
-    if (!lingers || failures.length > 0) this.#exit();
+    // With something of the next image's in reach it cannot wait.
+    if (failures.length > 0) this.#exit();
+    if (!lingers) this.#exit(() => predecessor.standBy());
     this.#late.letGo();
     this.#counters.sever();
     this.#lingering = new Lingering({
@@ -1002,9 +1005,11 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.emit('linger', this.#lingering.connections);
   }
 
-  #exit(): never {
+  /** @param wait What is waited for, halted, behind the program's last word. */
+  #exit(wait?: () => void): never {
     try {
       this.emit('finish');
+      wait?.();
     } finally {
       // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
       giveWay();

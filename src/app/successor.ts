@@ -456,7 +456,7 @@ export class Successor extends Passed {
     const resumedAt = await this.#resume((onFlow) => {
       unfinished.push(...arm(onFlow));
     });
-    this.#direct.send(toWire({ type: 'committed' } satisfies SuccessorToOld));
+    this.#direct.send(toWire({ type: 'committed', announces: true } satisfies SuccessorToOld));
     this.records.clear();
     // The old image may linger, and so may older ones.
     this.#options.late.follow(this.#direct);
@@ -473,6 +473,12 @@ export class Successor extends Passed {
       dropped: [...dropped],
       unfinished,
     };
+  }
+
+  /** The program has all its connections. */
+  announced(): void {
+    // An old image that is gone has nothing to wait for.
+    if (this.#direct.isOpen) this.#direct.send(toWire({ type: 'announced' } satisfies SuccessorToOld));
   }
 
   /**

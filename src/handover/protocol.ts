@@ -161,8 +161,10 @@ export type SuccessorToOld =
   | { type: 'ack' }
   /** + [record]: everything that was served ahead of the commit. */
   | { type: 'back'; session: string }
-  /** The commit word is set: for an old image that nobody else can tell, since luod is gone. */
-  | { type: 'committed' };
+  /** The commit word is set: for an old image that nobody else can tell, since luod is gone. `announces`: 'announced' will follow. */
+  | { type: 'committed'; announces?: boolean }
+  /** The program has all its connections: the old image may end without being in the way. */
+  | { type: 'announced' };
 
 /** A message as the wire takes it. */
 export function toWire(message: ImageToLuod | LuodToImage | OldToSuccessor | SuccessorToOld): WireMessage {
