@@ -42,6 +42,7 @@ import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { MAX_FDS_PER_MESSAGE, waitReadable } from '../linux/scm-rights.js';
+import { collectGarbage } from './garbage.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
 import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
@@ -52,6 +53,8 @@ import type { Occasion } from './rehearsal.js';
 const PASS_CONNECTIONS = MAX_FDS_PER_MESSAGE - 1;
 /** And so much that they tell ahead: a millisecond's work. */
 const PASS_BYTES = 256 << 10;
+/** What crossed leaves objects that live until the cut. After so many connections they are moved on: V8, which waits longer, then halts the program for all at once. */
+const COLLECTED_CONNECTIONS = 1000;
 /** Passes on their way without an answer. */
 const PASS_WINDOW = 2;
 /** Connections that move at once ahead of the cut. Each waits for all of its batch: with 128 twice as long as with 16, which is as long as with 4. */
@@ -348,6 +351,7 @@ export class Predecessor {
   /** Sends the connections that wait, a pass at a time. */
   async #catchUp(): Promise<number> {
     let bytes = 0;
+    let uncollected = 0;
     for (const { session, set } of this.#sets()) {
       while (set.waiting > 0) {
         const { ids, fds } = set.takeWaiting(PASS_CONNECTIONS, PASS_BYTES);
@@ -355,6 +359,10 @@ export class Predecessor {
         if (file === undefined) break;
         this.#options.handover.outgoing.update(handleOf(file.data), set.passRecord(ids), fds);
         bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
+        uncollected += ids.length;
+        if (uncollected < COLLECTED_CONNECTIONS) continue;
+        collectGarbage('young');
+        uncollected = 0;
       }
     }
     return bytes;

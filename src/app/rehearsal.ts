@@ -12,8 +12,6 @@
 import { Server as HttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { Server, Socket } from 'node:net';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { LiveUpdateError } from '../core/errors.js';
 import { reportedError } from '../core/reported-error.js';
 import { withResolvers } from '../core/resolvers.js';
@@ -30,6 +28,7 @@ import { Wire, type WireMessage } from '../handover/wire.js';
 import { closeFd } from '../linux/fd.js';
 import { sendFds } from '../linux/scm-rights.js';
 import { socketPair } from '../linux/socketpair.js';
+import { collectGarbage } from './garbage.js';
 import { LuodLink, type Welcome } from './luod-link.js';
 import type { Program } from './program.js';
 
@@ -372,22 +371,3 @@ interface Luod {
 }
 
 const OF_NO_SERVICE = { service: 'rehearsal', generation: 1 };
-
-/**
- * Collects garbage now, and not in the middle of the cut. In an image that serves only the young objects, which is short however large its
- * heap is.
- */
-function collectGarbage(which: 'all' | 'young'): void {
-  gc ??= exposedGc();
-  gc(which === 'young' ? { type: 'minor' } : undefined);
-}
-
-type Gc = (options?: { type: 'minor' }) => void;
-let gc: Gc | undefined;
-
-function exposedGc(): Gc {
-  setFlagsFromString('--expose-gc');
-  const exposed: unknown = runInNewContext('gc');
-  setFlagsFromString('--no-expose-gc');
-  return typeof exposed === 'function' ? (exposed as Gc) : () => undefined;
-}
