@@ -1,6 +1,6 @@
 /**
  * How long an update holds a service up: the blackout that luod reports (freeze start to sockets flowing) and the longest
- * time that a talking client waited for an echo, with and without updates, for several numbers of live connections and sizes
+ * time that a talking client waited for an echo, at the cut, in the whole update and without one, for several numbers of live connections and sizes
  * of memory. Beside it, in turns, the same service moved by hand (baseline/echo.mjs): what knowing SCM_RIGHTS alone comes to.
  */
 import { parseArgs } from 'node:util';
@@ -23,6 +23,8 @@ const HELP = `node bench/blackout.mjs [options]
   --help
 `;
 const SMALL = 65536;
+const NAMES = ['connections', 'memory, bytes', 'cut'];
+const namesOf = ({ connections, memory, cut }) => [connections, memory, cut];
 
 const { values } = parseArgs({
   options: {
@@ -46,7 +48,7 @@ async function measure(name, startService, { connections, updates, prepared }) {
   try {
     clients = await connectClients(port, connections);
     await clients.ask();
-    const seen = { results: [], longest: [], gap: [], quiet: [], quietGap: [], closed: 0, wrong: 0 };
+    const seen = { results: [], clients: [], quiet: [], closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
       const began = performance.now();
       const result = await service.update(prepared);
@@ -55,22 +57,19 @@ async function measure(name, startService, { connections, updates, prepared }) {
       const took = performance.now() - began;
       if (result.connections < connections)
         throw new Error(`${name}: ${result.connections} of ${connections} connections crossed`);
-      const { longest, gap, closed, wrong } = await clients.ask();
+      const saw = await clients.ask();
+      const { gap, cutGap, closed, wrong } = saw;
+      if (cutGap === 0) throw new Error(`${name}: no client has heard of the new version`);
       seen.results.push(result);
-      seen.longest.push(longest);
-      seen.gap.push(gap);
+      seen.clients.push(saw);
       seen.closed = closed;
       seen.wrong = wrong;
       // The same time without an update: what the load and the machine do by themselves.
       const quietFrom = performance.now();
       while (service.idle !== undefined && performance.now() - quietFrom < took) await service.idle();
-      if (service.idle !== undefined) {
-        const quiet = await clients.ask();
-        seen.quiet.push(quiet.longest);
-        seen.quietGap.push(quiet.gap);
-      }
+      if (service.idle !== undefined) seen.quiet.push(await clients.ask());
       process.stderr.write(
-        `${name}, ${connections} connections: blackout ${result.blackoutMs.toFixed(1)} ms, longest wait ${longest.toFixed(1)} ms, gap ${gap.toFixed(1)} ms\n`,
+        `${name}, ${connections} connections: blackout ${ms(result.blackoutMs)} ms; clients' gap at the cut ${ms(cutGap)} ms, longest ${ms(gap)} ms\n`,
       );
     }
     return seen;
@@ -80,24 +79,25 @@ async function measure(name, startService, { connections, updates, prepared }) {
   }
 }
 
+function medianAndMax(values) {
+  return { median: median(values), max: Math.max(...values) };
+}
+
 /** The rounds of one cell together, as figures: the median of every phase, and what the clients saw. */
 function summary(rounds, phasesOf) {
   const results = rounds.flatMap(({ results }) => results);
-  const longest = rounds.flatMap(({ longest }) => longest);
-  const gaps = rounds.flatMap(({ gap }) => gap);
+  const clients = rounds.flatMap(({ clients }) => clients);
+  const quiet = rounds.flatMap(({ quiet }) => quiet);
   const phases = {};
   for (const phase of Object.keys(phasesOf(results[0])))
     phases[phase] = median(results.map((result) => phasesOf(result)[phase]));
-  const blackouts = results.map(({ blackoutMs }) => blackoutMs);
+  const of = (asked, key) => medianAndMax(asked.map((saw) => saw[key]));
   return {
     updates: results.length,
-    blackoutMedian: median(blackouts),
-    blackoutMax: Math.max(...blackouts),
+    blackout: medianAndMax(results.map(({ blackoutMs }) => blackoutMs)),
     ...phases,
-    gapMedian: median(gaps),
-    gapMax: Math.max(...gaps),
-    clientMedian: median(longest),
-    clientMax: Math.max(...longest),
+    gap: { cut: of(clients, 'cutGap'), update: of(clients, 'gap'), quiet: of(quiet, 'gap') },
+    wait: { cut: of(clients, 'cutLongest'), update: of(clients, 'longest'), quiet: of(quiet, 'longest') },
     closed: rounds.reduce((sum, { closed }) => sum + closed, 0),
     wrong: rounds.reduce((sum, { wrong }) => sum + wrong, 0),
   };
@@ -120,13 +120,10 @@ async function measureCell(cell, rounds) {
       retrieve,
       finish,
     })),
-    quietMedian: median(ours.flatMap(({ quiet }) => quiet)),
-    quietMax: Math.max(...ours.flatMap(({ quiet }) => quiet)),
-    quietGapMedian: median(ours.flatMap(({ quietGap }) => quietGap)),
   };
   if (cell.baseline) {
     row.baseline = summary(baseline, ({ pauseMs, deltaMs, attachMs }) => ({ pauseMs, deltaMs, attachMs }));
-    row.blackoutRatio = row.baseline.blackoutMedian / row.blackoutMedian;
+    row.blackoutRatio = row.baseline.blackout.median / row.blackout.median;
   }
   return row;
 }
@@ -196,48 +193,47 @@ function ms(number) {
 }
 
 function report(where, rows) {
-  const ours = table(
-    [
-      'connections',
-      'memory, bytes',
-      'cut',
-      'blackout, median',
-      'max',
-      'freeze',
-      'retrieve',
-      'finish',
-      "clients' longest gap, median",
-      'max',
-      'without update',
-      "a client's longest wait, median",
-      'max',
-      'without update',
-      'max',
-      'wrong bytes',
-      'closed',
-    ],
+  const cuts = table(
+    [...NAMES, 'blackout, median', 'max', 'freeze', 'retrieve', 'finish', 'wrong bytes', 'closed'],
     rows.map((row) => [
-      row.connections,
-      row.memory,
-      row.cut,
-      `**${ms(row.blackoutMedian)}**`,
-      ms(row.blackoutMax),
+      ...namesOf(row),
+      `**${ms(row.blackout.median)}**`,
+      ms(row.blackout.max),
       ms(row.freeze),
       ms(row.retrieve),
       ms(row.finish),
-      ms(row.gapMedian),
-      ms(row.gapMax),
-      ms(row.quietGapMedian),
-      ms(row.clientMedian),
-      ms(row.clientMax),
-      ms(row.quietMedian),
-      ms(row.quietMax),
       row.wrong,
       row.closed,
     ]),
   );
+  const spread = ({ median, max }) => `${ms(median)} (${ms(max)})`;
+  const saw = table(
+    [
+      ...NAMES,
+      'blackout',
+      "clients' gap at the cut",
+      'of the blackout',
+      'longest gap of the update',
+      'without update',
+      "a client's wait at the cut",
+      'longest wait of the update',
+      'without update',
+    ],
+    rows.map((row) => [
+      ...namesOf(row),
+      ms(row.blackout.median),
+      `**${ms(row.gap.cut.median)}** (${ms(row.gap.cut.max)})`,
+      `${(row.gap.cut.median / row.blackout.median).toFixed(1)}x`,
+      spread(row.gap.update),
+      spread(row.gap.quiet),
+      spread(row.wait.cut),
+      spread(row.wait.update),
+      spread(row.wait.quiet),
+    ]),
+  );
+  const ours = `${where}; times in ms\n\n${cuts}\nWhat clients saw: median (max)\n\n${saw}`;
   const compared = rows.filter(({ baseline }) => baseline !== undefined);
-  if (compared.length === 0) return `${where}; times in ms\n\n${ours}`;
+  if (compared.length === 0) return ours;
   const beside = table(
     [
       'connections',
@@ -248,23 +244,25 @@ function report(where, rows) {
       'pause',
       'delta',
       'attach',
-      "client's longest wait, median: ours",
+      "clients' gap at the cut: ours",
       'by hand',
-      'by hand: max',
+      'longest wait of the update: ours',
+      'by hand',
     ],
-    compared.map(({ connections, blackoutMedian, clientMedian, baseline, blackoutRatio }) => [
+    compared.map(({ connections, blackout, gap, wait, baseline, blackoutRatio }) => [
       connections,
-      `**${ms(blackoutMedian)}**`,
-      ms(baseline.blackoutMedian),
+      `**${ms(blackout.median)}**`,
+      ms(baseline.blackout.median),
       `**${blackoutRatio.toFixed(2)}**`,
-      ms(baseline.blackoutMax),
+      ms(baseline.blackout.max),
       ms(baseline.pauseMs),
       ms(baseline.deltaMs),
       ms(baseline.attachMs),
-      ms(clientMedian),
-      ms(baseline.clientMedian),
-      ms(baseline.clientMax),
+      spread(gap.cut),
+      spread(baseline.gap.cut),
+      spread(wait.update),
+      spread(baseline.wait.update),
     ]),
   );
-  return `${where}; times in ms\n\n${ours}\n${beside}`;
+  return `${ours}\n${beside}`;
 }

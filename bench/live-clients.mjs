@@ -21,8 +21,8 @@ export async function connectClients(port, connections) {
   }
   return {
     /**
-     * What they saw since the last question: the longest wait for an echo and the longest gap without any, in ms (of the process that had the
-     * longest), answers; and closed connections and wrong bytes, ever.
+     * What they saw since the last question: the longest wait for an echo and the longest gap without any, of all and at the cut, in ms (of the
+     * process that had the longest), answers; and closed connections and wrong bytes, ever.
      */
     async ask() {
       const answers = await Promise.all(
@@ -32,12 +32,16 @@ export async function connectClients(port, connections) {
           return answer;
         }),
       );
+      const greatest = (key) => Math.max(...answers.map((answer) => answer[key]));
+      const sum = (key) => answers.reduce((total, answer) => total + answer[key], 0);
       return {
-        longest: Math.max(...answers.map(({ longest }) => longest)),
-        gap: Math.max(...answers.map(({ gap }) => gap)),
-        closed: answers.reduce((sum, { closed }) => sum + closed, 0),
-        wrong: answers.reduce((sum, { wrong }) => sum + wrong, 0),
-        answers: answers.reduce((sum, { answers }) => sum + answers, 0),
+        longest: greatest('longest'),
+        gap: greatest('gap'),
+        cutLongest: greatest('cutLongest'),
+        cutGap: greatest('cutGap'),
+        closed: sum('closed'),
+        wrong: sum('wrong'),
+        answers: sum('answers'),
       };
     },
     async stop() {

@@ -27,6 +27,8 @@ const LIFELINE_FD = 3;
 const DIRECT_FD = 4;
 const BACKLOG = 4096;
 
+/** The number of this image. */
+const image = Number(process.argv[2] ?? 1);
 const total = { bytes: 0, connections: 0 };
 /** Live connections by number. */
 const connections = new Map();
@@ -40,6 +42,7 @@ const server = net.createServer((socket) => {
   connections.set(connection.id, connection);
   socket.on('data', (chunk) => {
     firstAt ??= process.hrtime.bigint();
+    for (let at = -connection.state.bytes & 63; at < chunk.length; at += 64) chunk[at] = image;
     connection.state.bytes += chunk.length;
     total.bytes += chunk.length;
     socket.write(chunk);
@@ -56,7 +59,7 @@ const milliseconds = (from, to) => Number(to - from) / 1e6;
 
 async function handOver() {
   const [own, other] = socketPair();
-  spawn(process.execPath, [fileURLToPath(import.meta.url), 'successor'], {
+  spawn(process.execPath, [fileURLToPath(import.meta.url), String(image + 1)], {
     stdio: ['ignore', 'inherit', 'inherit', LIFELINE_FD, other],
   });
   closeSync(other);
@@ -179,7 +182,7 @@ async function resume(delta, adopted, listenerFd, watch) {
 
 new net.Socket({ fd: LIFELINE_FD }).on('end', () => process.exit()).resume();
 process.on('SIGUSR2', () => void handOver());
-if (process.argv[2] === 'successor') {
+if (image > 1) {
   takeOver();
 } else {
   server.listen(Number(process.env.PORT), '127.0.0.1', BACKLOG, () => say({ pid: process.pid }));

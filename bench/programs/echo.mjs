@@ -1,5 +1,6 @@
 /**
- * The service that is measured: echoes, with state for each connection and memory whose pages are all touched. A parent that is
+ * The service that is measured: echoes, with state for each connection and memory whose pages are all touched; of each 64 bytes the first
+ * comes back as the number of the image. A parent that is
  * Node is told of each image: since its predecessor began to freeze, milliseconds until its first line and until it serves.
  */
 import net from 'node:net';
@@ -17,6 +18,7 @@ const server = net.createServer((socket) => {
   const conn = lu.connection(socket);
   conn.state ??= { bytes: 0, id: total.connections++ };
   socket.on('data', (chunk) => {
+    for (let at = -conn.state.bytes & 63; at < chunk.length; at += 64) chunk[at] = lu.generation;
     conn.state.bytes += chunk.length;
     total.bytes += chunk.length;
     socket.write(chunk);

@@ -33,7 +33,7 @@ const classes = new Map<ReturnType<typeof socketDomain>, HandleClass>();
 /**
  * Reads nothing yet. Owns `fd` when it returns.
  * @param directions Of a pipe, or whatever a child has for one; undefined for a socket.
- * @throws {LiveUpdateError} EBADF, EIO when it is no socket; the errno of libuv. {TypeError} for one that is no stream.
+ * @throws {LiveUpdateError} EBADF, ENOTSOCK; the errno of libuv. {TypeError} for one that is no stream.
  */
 export function adoptSocket(fd: number, directions?: Directions): Socket {
   if (directions !== undefined) return unread({ fd }, directions);

@@ -40,22 +40,22 @@ function option(fd: number, name: number, bytes: number, level: number = SOL_SOC
   return value;
 }
 
-/** 'stream', 'dgram', 'seqpacket', 'raw', or undefined for another. @throws {LiveUpdateError} EBADF, or EIO when it is no socket. */
+/** 'stream', 'dgram', 'seqpacket', 'raw', or undefined for another. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function socketType(fd: number): 'stream' | 'dgram' | 'raw' | 'seqpacket' | undefined {
   return SOCKET_TYPES.get(option(fd, SO_TYPE, 4).readInt32LE(0) as 1);
 }
 
-/** 'unix', 'inet', 'inet6', 'netlink', 'vsock', or undefined for another. @throws {LiveUpdateError} EBADF, EIO. */
+/** 'unix', 'inet', 'inet6', 'netlink', 'vsock', or undefined for another. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function socketDomain(fd: number): 'unix' | 'inet' | 'inet6' | 'netlink' | 'vsock' | undefined {
   return DOMAINS.get(option(fd, SO_DOMAIN, 4).readInt32LE(0) as 1);
 }
 
-/** IPPROTO number. @throws {LiveUpdateError} EBADF, EIO. */
+/** IPPROTO number. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function socketProtocol(fd: number): number {
   return option(fd, SO_PROTOCOL, 4).readInt32LE(0);
 }
 
-/** Whether listen(2) was called on it. @throws {LiveUpdateError} EBADF, EIO. */
+/** Whether listen(2) was called on it. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function isListening(fd: number): boolean {
   return option(fd, SO_ACCEPTCONN, 4).readInt32LE(0) === 1;
 }
@@ -83,12 +83,12 @@ export function shareAddress(fd: number, on: boolean): void {
   setSocketFlag(fd, SOL_SOCKET, SO_REUSEADDR, on);
 }
 
-/** The errno that waits on the socket; reading it clears it. @throws {LiveUpdateError} EBADF, EIO. */
+/** The errno that waits on the socket; reading it clears it. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function socketError(fd: number): number {
   return option(fd, SO_ERROR, 4).readInt32LE(0);
 }
 
-/** A number that no other socket of this boot has, the same for every duplicate. @throws {LiveUpdateError} EBADF, EIO. */
+/** A number that no other socket of this boot has, the same for every duplicate. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function socketCookie(fd: number): bigint {
   return option(fd, SO_COOKIE, 8).readBigUInt64LE(0);
 }

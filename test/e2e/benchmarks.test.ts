@@ -183,7 +183,9 @@ describe('bench', () => {
       ...['--updates', '2', '--rounds', '1', '--json'],
     );
     expect(code, said).toBe(0);
-    const row = { connections: 20, updates: 2, blackoutMedian: expect.any(Number), closed: 0, wrong: 0 };
+    const some = { median: expect.any(Number), max: expect.any(Number) };
+    const saw = { cut: some, update: some };
+    const row = { connections: 20, updates: 2, blackout: some, gap: saw, wait: saw, closed: 0, wrong: 0 };
     const { connections: _, ...baseline } = row;
     expect(JSON.parse(out).rows).toMatchObject([
       { ...row, cut: 'atomic', baseline, blackoutRatio: expect.any(Number) },
