@@ -15,8 +15,8 @@ async function collections(connections: number): Promise<number> {
   luod.connect(connections);
   let forced = 0;
   const observer = new PerformanceObserver((list) => {
-    for (const { detail } of list.getEntries())
-      if (((detail as { flags: number }).flags & FORCED) !== 0) forced++;
+    for (const entry of list.getEntries() as unknown as { detail: { flags: number } }[])
+      if ((entry.detail.flags & FORCED) !== 0) forced++;
   });
   observer.observe({ entryTypes: ['gc'] });
   luod.begin();
