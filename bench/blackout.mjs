@@ -57,9 +57,8 @@ async function measure(name, startService, { connections, updates, prepared }) {
       const took = performance.now() - began;
       if (result.connections < connections)
         throw new Error(`${name}: ${result.connections} of ${connections} connections crossed`);
-      const saw = await clients.ask();
+      const saw = await clients.askBehindCut();
       const { gap, cutGap, closed, wrong } = saw;
-      if (cutGap === 0) throw new Error(`${name}: no client has heard of the new version`);
       seen.results.push(result);
       seen.clients.push(saw);
       seen.closed = closed;

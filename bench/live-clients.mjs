@@ -8,6 +8,7 @@ import { end, environment, inTime, own } from './processes.mjs';
 const PROGRAM = join(dirname(fileURLToPath(import.meta.url)), 'programs', 'clients.mjs');
 /** Clients of one process: descriptor tables stay far below any limit. */
 const CLIENTS = 5000;
+const PATIENCE_MS = 10_000;
 
 /** Resolves when all are connected. */
 export async function connectClients(port, connections) {
@@ -19,30 +20,44 @@ export async function connectClients(port, connections) {
     groups.push(group);
     await inTime('clients to connect', once(group, 'message'));
   }
+  /**
+   * What they saw since the last question: the longest wait for an echo and the longest gap without any, of all and at the cut, in ms (of the
+   * process that had the longest), answers; and closed connections and wrong bytes, ever.
+   */
+  async function ask() {
+    const answers = await Promise.all(
+      groups.map(async (group) => {
+        group.send('report');
+        const [answer] = await inTime('the clients to report', once(group, 'message'));
+        return answer;
+      }),
+    );
+    const greatest = (key) => Math.max(...answers.map((answer) => answer[key]));
+    const sum = (key) => answers.reduce((total, answer) => total + answer[key], 0);
+    return {
+      longest: greatest('longest'),
+      gap: greatest('gap'),
+      cutLongest: greatest('cutLongest'),
+      cutGap: greatest('cutGap'),
+      closed: sum('closed'),
+      wrong: sum('wrong'),
+      answers: sum('answers'),
+    };
+  }
+
   return {
-    /**
-     * What they saw since the last question: the longest wait for an echo and the longest gap without any, of all and at the cut, in ms (of the
-     * process that had the longest), answers; and closed connections and wrong bytes, ever.
-     */
-    async ask() {
-      const answers = await Promise.all(
-        groups.map(async (group) => {
-          group.send('report');
-          const [answer] = await inTime('the clients to report', once(group, 'message'));
-          return answer;
-        }),
-      );
-      const greatest = (key) => Math.max(...answers.map((answer) => answer[key]));
-      const sum = (key) => answers.reduce((total, answer) => total + answer[key], 0);
-      return {
-        longest: greatest('longest'),
-        gap: greatest('gap'),
-        cutLongest: greatest('cutLongest'),
-        cutGap: greatest('cutGap'),
-        closed: sum('closed'),
-        wrong: sum('wrong'),
-        answers: sum('answers'),
-      };
+    ask,
+    /** The same, as soon as one of them has heard of the next version: each talks a few milliseconds after its last echo. */
+    async askBehindCut() {
+      const saw = await ask();
+      const deadline = performance.now() + PATIENCE_MS;
+      while (saw.cutGap === 0) {
+        if (performance.now() > deadline) throw new Error('no client has heard of the new version');
+        const more = await ask();
+        for (const key of Object.keys(saw))
+          saw[key] = key === 'answers' ? saw[key] + more[key] : Math.max(saw[key], more[key]);
+      }
+      return saw;
     },
     async stop() {
       await Promise.all(groups.map((group) => end(group)));
