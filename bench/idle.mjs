@@ -7,9 +7,10 @@
  *
  * All three run at the same time and are asked in turns, a short burst each, in an order that changes; so whatever else the machine does
  * meets all of them alike. Two programs of one source differ by a few parts in a hundred from start to start (where V8 and the kernel
- * put things), so that all of them are started anew several times. A request's cost is the processor time of the whole program,
+ * put things), so that all of them are started anew many times. A request's cost is the processor time of the whole program,
  * from /proc/PID/task/TID/schedstat, over the requests of a burst. Of each round of bursts the ratio is taken, whose median is that start's; what
- * is told is the median of the starts, with the least and the greatest.
+ * is told is the median of the starts, since a program may fall on its feet or on its nose once in a while, and the interval that has the true one in 95 of
+ * 100 cases. It is a failure when all of the interval is above what is allowed.
  *
  * Memory is what would be free again if luod and its keeper were not there: their private pages (Private_Clean + Private_Dirty of
  * smaps_rollup). What they share with every other Node process (its binary) is not theirs.
@@ -199,17 +200,21 @@ async function measureStart(bursts) {
   }
 }
 
+/** Standard deviations on each side of a mean that 95 of 100 values lie within. */
+const WITHIN = 1.96;
+
+/** The median of a ratio, and its 95 % interval: how many of the starts lie below the true one is a toss of as many coins. */
 function ratios(starts, key) {
-  const all = starts.map((start) => start[key]);
-  return { median: median(all), least: Math.min(...all), greatest: Math.max(...all) };
+  const sorted = starts.map((start) => start[key]).sort((a, b) => a - b);
+  const outside = Math.max(0, Math.floor((sorted.length - WITHIN * Math.sqrt(sorted.length)) / 2));
+  return { median: median(sorted), from: sorted.at(outside), to: sorted.at(-1 - outside) };
 }
 
 function report({ starts, load }) {
   const middle = (pick) => median(starts.map(pick));
   const row = (title, name) =>
     `| ${title} | ${middle(({ us }) => us[name]).toFixed(2)} | ${Math.round(middle(({ perSecond }) => perSecond[name])).toLocaleString('en')} |`;
-  const ratio = ({ median: m, least, greatest }) =>
-    `**${m.toFixed(3)}** (${least.toFixed(3)} to ${greatest.toFixed(3)})`;
+  const ratio = ({ median: m, from, to }) => `**${m.toFixed(3)}** (${from.toFixed(3)} to ${to.toFixed(3)})`;
   const mib = (key) => middle(({ memory }) => memory[key]).toFixed(1);
   return `${machine()}; load average while it ran ${load}
 
@@ -219,7 +224,7 @@ ${row('without this library', 'bare')}
 ${row('with it, `node app.mjs`', 'library')}
 ${row('with it, `luod run -- node app.mjs`', 'luod')}
 
-- Under luod over by hand, processor time: ${ratio(ratios(starts, 'luodOverLibrary'))}; the library over none: ${ratio(ratios(starts, 'libraryOverBare'))} (median of ${starts.length} starts, least to greatest)
+- Under luod over by hand, processor time: ${ratio(ratios(starts, 'luodOverLibrary'))}; the library over none: ${ratio(ratios(starts, 'libraryOverBare'))} (median of ${starts.length} starts, and its 95 % interval)
 - Memory that luod adds to the host: **${(Number(mib('luod')) + Number(mib('keeper'))).toFixed(1)} MiB**: luod ${mib('luod')} and its keeper, which sleeps, ${mib('keeper')}. Once luod was asked something it has ${mib('asked')}
 - Memory of the program: ${mib('bare')} MiB without this library, ${mib('library')} with it, ${mib('managed')} under luod
 `;
@@ -227,8 +232,8 @@ ${row('with it, `luod run -- node app.mjs`', 'luod')}
 
 const HELP = `npm run bench:idle -- [options]
 
-  --starts N   starts of each program (default 5)
-  --bursts N   bursts of requests of each start (default 60)
+  --starts N   starts of each program (default 20: two minutes)
+  --bursts N   bursts of requests of each start (default 20)
   --json       one JSON object
   --write      renews docs/performance.md
   --help
@@ -236,8 +241,8 @@ const HELP = `npm run bench:idle -- [options]
 const { values } = parseArgs({
   options: {
     help: { type: 'boolean', default: false },
-    starts: { type: 'string', default: '5' },
-    bursts: { type: 'string', default: '60' },
+    starts: { type: 'string', default: '20' },
+    bursts: { type: 'string', default: '20' },
     json: { type: 'boolean', default: false },
     write: { type: 'boolean', default: false },
   },
@@ -252,8 +257,10 @@ const result = { starts, load: loadavg()[0].toFixed(1) };
 const cost = ratios(starts, 'luodOverLibrary');
 const added = median(starts.map(({ memory }) => memory.luod + memory.keeper));
 const faults = [];
-if (cost.median > MOST_TIME)
-  faults.push(`a request costs ${cost.median.toFixed(3)} times as much under luod; ${MOST_TIME} is allowed`);
+if (cost.from > MOST_TIME)
+  faults.push(
+    `a request costs ${cost.median.toFixed(3)} times as much under luod, and at least ${cost.from.toFixed(3)}; ${MOST_TIME} is allowed`,
+  );
 if (added > MOST_MIB)
   faults.push(`luod and its keeper have ${added.toFixed(1)} MiB; ${MOST_MIB} are allowed`);
 if (values.json) process.stdout.write(`${JSON.stringify({ ...result, cost, addedMib: added, faults })}\n`);
