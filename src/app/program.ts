@@ -90,7 +90,8 @@ export interface ProgramEvents {
    */
   linger: [connections: number];
   /**
-   * The next image has taken over, and nothing is left to do here; this process exits when the listeners return. What they
+   * The next image has taken over, and nothing is left to do here; this process exits when the listeners have returned and the next
+   * one's program has been told of its connections, a second later at most, without another turn of the event loop. What they
    * write to memory or to connections reaches nobody. In place: it is about to take over; a listener that throws calls the
    * update off.
    */
