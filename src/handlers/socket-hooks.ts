@@ -186,24 +186,34 @@ export function sever(socket: Socket): void {
   internals(socket)._handle = null;
 }
 
-type Muted = Partial<Record<'write' | 'end' | 'destroy', (...args: unknown[]) => unknown>>;
+/** What a muted socket does instead: one object for all of them, since a rolling cut mutes ten thousand. */
+const MUTED = {
+  write(...args: unknown[]): boolean {
+    swallow(args);
+    return true;
+  },
+  end(this: Socket, ...args: unknown[]): Socket {
+    swallow(args);
+    return this;
+  },
+  destroy(this: Socket): Socket {
+    return this;
+  },
+};
+
+function swallow(args: readonly unknown[]): void {
+  const callback = args.at(-1);
+  if (typeof callback === 'function') process.nextTick(callback as () => void);
+}
+
+type Muted = Partial<typeof MUTED>;
 
 /** From now on what is written to `socket`, and its end, reach nobody; callbacks are called. */
 function mute(socket: Socket): void {
-  const swallow = (...args: unknown[]) => {
-    const callback = args.at(-1);
-    if (typeof callback === 'function') process.nextTick(callback as () => void);
-  };
   const muted = socket as unknown as Muted;
-  muted.write = (...args) => {
-    swallow(...args);
-    return true;
-  };
-  muted.end = (...args) => {
-    swallow(...args);
-    return socket;
-  };
-  muted.destroy = () => socket;
+  muted.write = MUTED.write;
+  muted.end = MUTED.end;
+  muted.destroy = MUTED.destroy;
 }
 
 /** Undoes `mute`. */
