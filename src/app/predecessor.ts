@@ -18,6 +18,7 @@
  * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides: when it is
  * set, which the successor says over the direct wire, or when the successor can no longer set it, since that wire has ended.
  */
+import { openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
@@ -40,7 +41,7 @@ import {
 } from '../handover/protocol.js';
 import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
-import { closeFd } from '../linux/fd.js';
+import { closeFd, replaceFd } from '../linux/fd.js';
 import { MAX_FDS_PER_MESSAGE, waitReadable } from '../linux/scm-rights.js';
 import { collectGarbage } from './garbage.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
@@ -63,6 +64,9 @@ const BATCH_CONNECTIONS = 16;
 const GIVE_BACK_MS = 5000;
 /** How long an image that was taken over waits for its successor's program to have all connections. Ten thousand take a tenth of it. */
 const STAND_BY_MS = 1000;
+/** Descriptors that it lets go of meanwhile before it looks again, and for how long it does, so that others have the processor: ms. */
+const LET_GO_AT_ONCE = 250;
+const LET_GO_PAUSE_MS = 1;
 /** How long a frozen image waits for a successor that does not read. luod's own deadline is the real one. */
 const FLUSH_MS = 10_000;
 
@@ -99,8 +103,10 @@ export class Predecessor {
   readonly #sessions: OutgoingSessions;
   #state: State = 'preserving';
   #directEnded = false;
-  /** The successor is about no more than to serve. */
+  /** The successor's program has all its connections, or will not say when. */
   #isSettled = false;
+  /** Descriptors of what is the successor's, until this process lets go of them. */
+  #severed: number[] = [];
   readonly #directEnd = withResolvers<void>();
   readonly #flushMs: number;
   readonly #verdictMs: number;
@@ -360,7 +366,8 @@ export class Predecessor {
         this.#options.handover.outgoing.update(handleOf(file.data), set.passRecord(ids), fds);
         bytes += (await this.#pass(session, CONNECTIONS_TOKEN)) ?? 0;
         uncollected += ids.length;
-        if (uncollected < COLLECTED_CONNECTIONS) continue;
+        // Not in the blackout.
+        if (uncollected < COLLECTED_CONNECTIONS || this.#state === 'freezing') continue;
         collectGarbage('young');
         uncollected = 0;
       }
@@ -498,8 +505,11 @@ export class Predecessor {
     const failures: LiveUpdateError[] = [];
     for (const { kept } of this.#sessions) {
       try {
-        if (kept instanceof KeptListener && !lingers) kept.connections.sever();
-        else this.#options.handler(kept.file)?.sever?.(kept.file);
+        if (kept instanceof KeptListener && !lingers) {
+          for (const fd of kept.connections.descriptors()) this.#severed.push(fd);
+          if (kept.file.isOpen) this.#severed.push(kept.file.fd);
+          kept.connections.sever();
+        } else this.#options.handler(kept.file)?.sever?.(kept.file);
       } catch (error) {
         failures.push(LiveUpdateError.from(error, { operation: 'sever', session: kept.session }));
       }
@@ -510,13 +520,19 @@ export class Predecessor {
   /**
    * After `sever`, in an image that ends: stands still until the successor's program has all its connections, a second at most. To end is
    * work of the kernel's, 20 ms of a processor that the clients of ten thousand connections would wait for while the successor is busy.
+   *
+   * Meanwhile it lets go of its duplicates, a few at a time: a connection that the successor closes ends for its peer when the last of them is gone.
    */
   standBy(): void {
     const until = performance.now() + STAND_BY_MS;
+    const nowhere = openSync('/dev/null', 'r');
     while (!this.#isSettled && !this.#directEnded) {
+      // Not closed: libuv has these numbers, and what the program opens as it exits must not get one of them.
+      for (const fd of this.#severed.splice(-LET_GO_AT_ONCE)) replaceFd(nowhere, fd);
       const left = until - performance.now();
-      if (left <= 0 || waitReadable([this.#direct.fd], left).length === 0) return;
-      this.#direct.receiveNow();
+      if (left <= 0) return;
+      const wait = this.#severed.length > 0 ? Math.min(left, LET_GO_PAUSE_MS) : left;
+      if (waitReadable([this.#direct.fd], wait).length > 0) this.#direct.receiveNow();
     }
   }
 

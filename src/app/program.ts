@@ -1010,10 +1010,10 @@ export class Program extends EventEmitter<ProgramEvents> {
   #exit(wait?: () => void): never {
     try {
       this.emit('finish');
+      // What is left to do is done on a core that the next image needs.
+      giveWay();
       wait?.();
     } finally {
-      // The kernel closes ten thousand descriptors for this process, on a core that the next image needs.
-      giveWay();
       process.exit(0);
     }
   }

@@ -647,6 +647,16 @@ export class ConnectionSet {
     this.#endReadiness();
   }
 
+  /** Those of all open connections, also of the ones that moved ahead (borrowed). */
+  *descriptors(): Generator<number> {
+    for (const connections of [this.#members, this.#moved]) {
+      for (const { socket } of connections.values()) {
+        const fd = handleFd(socket);
+        if (fd !== undefined) yield fd;
+      }
+    }
+  }
+
   /** After the commit, in an old image that ends. */
   sever(): void {
     for (const connection of this.#members.values()) connection.sever();

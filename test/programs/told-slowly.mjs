@@ -1,16 +1,19 @@
-/** A program that takes its time with every connection that it is told of. It writes what happens to the file LOG, a line each. */
+/** A program that takes its time with every connection that it is told of, and ends the first that came with an update. It writes what happens to the file LOG, a line each. */
 import { appendFileSync } from 'node:fs';
 import net from 'node:net';
 import { liveupdate } from 'liveupdate';
 
 const say = (what) => appendFileSync(process.env.LOG, `${what} ${lu.generation}\n`);
 const lu = await liveupdate();
+let isFirst = lu.origin === 'update';
 const server = net.createServer((socket) => {
   lu.connection(socket);
   socket.on('error', () => socket.destroy());
   const until = performance.now() + Number(process.env.SLOW_MS ?? 2);
   if (lu.origin === 'update') while (performance.now() < until);
   say('connection');
+  if (isFirst && process.env.ENDS_FIRST) socket.destroy();
+  isFirst = false;
   socket.on('data', (bytes) => socket.write(bytes));
 });
 lu.on('finish', () => say('finish'));
