@@ -24,6 +24,8 @@ const HELP = `node bench/blackout.mjs [options]
 `;
 const SMALL = 65536;
 const NAMES = ['connections', 'memory, bytes', 'cut'];
+/** Live connections of which at least ten talk: so one of them is always waiting, and a gap is not cut short for want of a question. */
+const ENOUGH = 1000;
 const namesOf = ({ connections, memory, cut }) => [connections, memory, cut];
 
 const { values } = parseArgs({
@@ -191,6 +193,12 @@ function ms(number) {
   return number.toFixed(1);
 }
 
+/** The clients' gap at the cut, over the blackout. */
+function ratioOf({ connections, cut, gap, blackout }) {
+  if (connections < ENOUGH || cut.startsWith('rolling')) return '–';
+  return `${(gap.cut.median / blackout.median).toFixed(1)}x`;
+}
+
 function report(where, rows) {
   const cuts = table(
     [...NAMES, 'blackout, median', 'max', 'freeze', 'retrieve', 'finish', 'wrong bytes', 'closed'],
@@ -221,8 +229,9 @@ function report(where, rows) {
     rows.map((row) => [
       ...namesOf(row),
       ms(row.blackout.median),
-      `**${ms(row.gap.cut.median)}** (${ms(row.gap.cut.max)})`,
-      `${(row.gap.cut.median / row.blackout.median).toFixed(1)}x`,
+      // The first echo of a rolling cut comes long before its freeze.
+      row.cut.startsWith('rolling') ? '–' : `**${ms(row.gap.cut.median)}** (${ms(row.gap.cut.max)})`,
+      ratioOf(row),
       spread(row.gap.update),
       spread(row.gap.quiet),
       spread(row.wait.cut),

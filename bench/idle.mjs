@@ -202,6 +202,8 @@ async function measureStart(bursts) {
 
 /** Standard deviations on each side of a mean that 95 of 100 values lie within. */
 const WITHIN = 1.96;
+/** That all lie on one side of the true one happens in 3 of 100 cases. */
+const FEWEST = 6;
 
 /** The median of a ratio, and its 95 % interval: how many of the starts lie below the true one is a toss of as many coins. */
 function ratios(starts, key) {
@@ -250,6 +252,10 @@ const { values } = parseArgs({
 if (values.help) {
   process.stdout.write(HELP);
   process.exit();
+}
+if (!(Number(values.starts) >= FEWEST)) {
+  process.stderr.write(`--starts takes ${FEWEST} or more: fewer have no 95 % interval\n\n${HELP}`);
+  process.exit(2);
 }
 const starts = [];
 for (let i = 0; i < Number(values.starts); i++) starts.push(await measureStart(Number(values.bursts)));

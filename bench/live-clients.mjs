@@ -20,18 +20,29 @@ export async function connectClients(port, connections) {
     groups.push(group);
     await inTime('clients to connect', once(group, 'message'));
   }
+  const reportOf = async (group) => {
+    group.send('report');
+    const [answer] = await inTime('the clients to report', once(group, 'message'));
+    return answer;
+  };
+  /** What one group saw, as soon as it has heard of the next version: each client talks a few milliseconds after its last echo. */
+  const reportBehindCut = async (group) => {
+    const saw = await reportOf(group);
+    const deadline = performance.now() + PATIENCE_MS;
+    while (saw.cutGap === 0) {
+      if (performance.now() > deadline) throw new Error('no client has heard of the new version');
+      const more = await reportOf(group);
+      for (const key of Object.keys(saw))
+        saw[key] = key === 'answers' ? saw[key] + more[key] : Math.max(saw[key], more[key]);
+    }
+    return saw;
+  };
   /**
    * What they saw since the last question: the longest wait for an echo and the longest gap without any, of all and at the cut, in ms (of the
    * process that had the longest), answers; and closed connections and wrong bytes, ever.
    */
-  async function ask() {
-    const answers = await Promise.all(
-      groups.map(async (group) => {
-        group.send('report');
-        const [answer] = await inTime('the clients to report', once(group, 'message'));
-        return answer;
-      }),
-    );
+  const askAll = async (report) => {
+    const answers = await Promise.all(groups.map(report));
     const greatest = (key) => Math.max(...answers.map((answer) => answer[key]));
     const sum = (key) => answers.reduce((total, answer) => total + answer[key], 0);
     return {
@@ -43,22 +54,12 @@ export async function connectClients(port, connections) {
       wrong: sum('wrong'),
       answers: sum('answers'),
     };
-  }
+  };
 
   return {
-    ask,
-    /** The same, as soon as one of them has heard of the next version: each talks a few milliseconds after its last echo. */
-    async askBehindCut() {
-      const saw = await ask();
-      const deadline = performance.now() + PATIENCE_MS;
-      while (saw.cutGap === 0) {
-        if (performance.now() > deadline) throw new Error('no client has heard of the new version');
-        const more = await ask();
-        for (const key of Object.keys(saw))
-          saw[key] = key === 'answers' ? saw[key] + more[key] : Math.max(saw[key], more[key]);
-      }
-      return saw;
-    },
+    ask: () => askAll(reportOf),
+    /** The same, when all have heard of the next version. */
+    askBehindCut: () => askAll(reportBehindCut),
     async stop() {
       await Promise.all(groups.map((group) => end(group)));
     },
