@@ -87,6 +87,18 @@ describe('a descriptor that is no stream', () => {
     udp.close();
   });
 
+  it('is refused, and stays with its owner: one that this process reads already', async () => {
+    await adoptOne();
+    const { client, fd } = await connection();
+    const socket = adoptSocket(fd);
+    client.write('ping');
+    await once(socket, 'data');
+    expect(() => adoptSocket(fd)).toThrow(expect.objectContaining({ code: 'EEXIST', operation: 'adopt' }));
+    client.resume().end('pong');
+    await Promise.all([once(socket, 'close'), once(client, 'close')]);
+    expect(socket.bytesRead).toBe(8);
+  });
+
   it('is refused: one that is closed', () => {
     expect(() => adoptSocket(1_000_000)).toThrow(expect.objectContaining({ code: 'EBADF' }));
   });
