@@ -64,7 +64,11 @@ const BATCH_CONNECTIONS = 16;
 const GIVE_BACK_MS = 5000;
 /** How long an image that was taken over waits for its successor's program to have all connections. Ten thousand take a tenth of it. */
 const STAND_BY_MS = 1000;
-/** Descriptors that it lets go of meanwhile before it looks again, and for how long it does, so that others have the processor: ms. */
+/**
+ * When it takes longer, it lets go of its duplicates: after so many ms, so many at once, and with a pause in ms, so that others have the processor. Ten
+ * thousand cost clients 3 ms if that is done at once, and its end, which is near, does it for nothing.
+ */
+const LET_GO_AFTER_MS = 150;
 const LET_GO_AT_ONCE = 250;
 const LET_GO_PAUSE_MS = 1;
 /** How long a frozen image waits for a successor that does not read. luod's own deadline is the real one. */
@@ -521,17 +525,21 @@ export class Predecessor {
    * After `sever`, in an image that ends: stands still until the successor's program has all its connections, a second at most. To end is
    * work of the kernel's, 20 ms of a processor that the clients of ten thousand connections would wait for while the successor is busy.
    *
-   * Meanwhile it lets go of its duplicates, a few at a time: a connection that the successor closes ends for its peer when the last of them is gone.
+   * When that takes long it lets go of its duplicates meanwhile, a few at a time: a connection that the successor closes ends for its peer when the last
+   * of them is gone.
    */
   standBy(): void {
-    const until = performance.now() + STAND_BY_MS;
+    const began = performance.now();
     const nowhere = openSync('/dev/null', 'r');
     while (!this.#isSettled && !this.#directEnded) {
-      // Not closed: libuv has these numbers, and what the program opens as it exits must not get one of them.
-      for (const fd of this.#severed.splice(-LET_GO_AT_ONCE)) replaceFd(nowhere, fd);
-      const left = until - performance.now();
-      if (left <= 0) return;
-      const wait = this.#severed.length > 0 ? Math.min(left, LET_GO_PAUSE_MS) : left;
+      const stood = performance.now() - began;
+      if (stood >= STAND_BY_MS) return;
+      let wait = LET_GO_AFTER_MS - stood;
+      if (wait <= 0) {
+        // Not closed: libuv has these numbers, and what the program opens as it exits must not get one of them.
+        for (const fd of this.#severed.splice(-LET_GO_AT_ONCE)) replaceFd(nowhere, fd);
+        wait = this.#severed.length > 0 ? LET_GO_PAUSE_MS : STAND_BY_MS - stood;
+      }
       if (waitReadable([this.#direct.fd], wait).length > 0) this.#direct.receiveNow();
     }
   }
