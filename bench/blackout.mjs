@@ -193,10 +193,12 @@ function ms(number) {
   return number.toFixed(1);
 }
 
-/** The clients' gap at the cut, over the blackout. */
-function ratioOf({ connections, cut, gap, blackout }) {
-  if (connections < ENOUGH || cut.startsWith('rolling')) return '–';
-  return `${(gap.cut.median / blackout.median).toFixed(1)}x`;
+/** The clients' gap at the cut, and how much of the blackout that is. */
+function gapOf({ connections, cut, gap, blackout }) {
+  // The first echo of a rolling cut comes long before its freeze.
+  if (cut.startsWith('rolling')) return ['–', '–'];
+  const ratio = connections < ENOUGH ? '–' : `${(gap.cut.median / blackout.median).toFixed(1)}x`;
+  return [`**${ms(gap.cut.median)}** (${ms(gap.cut.max)})`, ratio];
 }
 
 function report(where, rows) {
@@ -229,9 +231,7 @@ function report(where, rows) {
     rows.map((row) => [
       ...namesOf(row),
       ms(row.blackout.median),
-      // The first echo of a rolling cut comes long before its freeze.
-      row.cut.startsWith('rolling') ? '–' : `**${ms(row.gap.cut.median)}** (${ms(row.gap.cut.max)})`,
-      ratioOf(row),
+      ...gapOf(row),
       spread(row.gap.update),
       spread(row.gap.quiet),
       spread(row.wait.cut),

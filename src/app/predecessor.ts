@@ -510,9 +510,8 @@ export class Predecessor {
     for (const { kept } of this.#sessions) {
       try {
         if (kept instanceof KeptListener && !lingers) {
-          for (const fd of kept.connections.descriptors()) this.#severed.push(fd);
+          for (const fd of kept.connections.sever()) this.#severed.push(fd);
           if (kept.file.isOpen) this.#severed.push(kept.file.fd);
-          kept.connections.sever();
         } else this.#options.handler(kept.file)?.sever?.(kept.file);
       } catch (error) {
         failures.push(LiveUpdateError.from(error, { operation: 'sever', session: kept.session }));
@@ -530,12 +529,13 @@ export class Predecessor {
    */
   standBy(): void {
     const began = performance.now();
-    const nowhere = openSync('/dev/null', 'r');
+    let nowhere: number | undefined;
     while (!this.#isSettled && !this.#directEnded) {
       const stood = performance.now() - began;
       if (stood >= STAND_BY_MS) return;
       let wait = LET_GO_AFTER_MS - stood;
       if (wait <= 0) {
+        nowhere ??= openSync('/dev/null', 'r');
         // Not closed: libuv has these numbers, and what the program opens as it exits must not get one of them.
         for (const fd of this.#severed.splice(-LET_GO_AT_ONCE)) replaceFd(nowhere, fd);
         wait = this.#severed.length > 0 ? LET_GO_PAUSE_MS : STAND_BY_MS - stood;

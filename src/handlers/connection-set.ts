@@ -33,7 +33,7 @@ export const CONNECTIONS_COMPATIBLE = 'liveupdate-connections-v1';
 /** How long the freeze waits for upgraded connections that are in the middle of something: zlib is done with most in one or two. */
 const SETTLE_MS = 250;
 
-/** How much of a turn of the loop goes to members that are to cross, in milliseconds: ten thousand at once were some. */
+/** How much of a turn of the loop goes to members that are to cross, in milliseconds: ten thousand at once would be a halt of some. */
 const PRESERVING_MS = 0.5;
 
 const NONE = new Uint32Array(0);
@@ -647,20 +647,12 @@ export class ConnectionSet {
     this.#endReadiness();
   }
 
-  /** Those of all open connections, also of the ones that moved ahead (borrowed). */
-  *descriptors(): Generator<number> {
-    for (const connections of [this.#members, this.#moved]) {
-      for (const { socket } of connections.values()) {
-        const fd = handleFd(socket);
-        if (fd !== undefined) yield fd;
-      }
-    }
-  }
-
-  /** After the commit, in an old image that ends. */
-  sever(): void {
-    for (const connection of this.#members.values()) connection.sever();
-    for (const connection of this.#moved.values()) connection.sever();
+  /** After the commit, in an old image that ends. @returns the descriptors, which stay open, and are nobody's in this process any more. */
+  sever(): number[] {
+    const all = [this.#members, this.#moved];
+    const fds = all.flatMap((connections) => descriptorsOf(connections, () => true).fds);
+    for (const connections of all) for (const connection of connections.values()) connection.sever();
+    return fds;
   }
 
   /** After the commit, in an old image that lingers: lets go of all that crossed. */
