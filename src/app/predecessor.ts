@@ -18,7 +18,6 @@
  * unfreezes (the orchestrator's rule) and is told. If luod dies while this image is frozen, the commit word decides: when it is
  * set, which the successor says over the direct wire, or when the successor can no longer set it, since that wire has ended.
  */
-import { openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LiveUpdateError } from '../core/errors.js';
 import type { LiveUpdate, Session } from '../core/index.js';
@@ -41,7 +40,7 @@ import {
 } from '../handover/protocol.js';
 import type { Pass } from '../handover/records.js';
 import { Wire } from '../handover/wire.js';
-import { closeFd, replaceFd } from '../linux/fd.js';
+import { closeFd } from '../linux/fd.js';
 import { MAX_FDS_PER_MESSAGE, waitReadable } from '../linux/scm-rights.js';
 import { collectGarbage } from './garbage.js';
 import { CONNECTIONS_TOKEN, FILE_TOKEN, type Kept, KeptListener } from './kept.js';
@@ -49,6 +48,7 @@ import type { InheritedWire } from './late-arrivals.js';
 import type { LuodLink } from './luod-link.js';
 import { OutgoingSessions, passImage, preserveOrder, requireOpen } from './outgoing-sessions.js';
 import type { Occasion } from './rehearsal.js';
+import { StandBy } from './stand-by.js';
 
 /** Connections of one pass: as many as one message takes descriptors of beside the image's, few enough to leave the program its turn in between. */
 const PASS_CONNECTIONS = MAX_FDS_PER_MESSAGE - 1;
@@ -62,15 +62,6 @@ const PASS_WINDOW = 2;
 const BATCH_CONNECTIONS = 16;
 /** How long a rollback waits for the end of a successor that may give connections back. */
 const GIVE_BACK_MS = 5000;
-/** How long an image that was taken over waits for its successor's program to have all connections. Ten thousand take a tenth of it. */
-const STAND_BY_MS = 1000;
-/**
- * When it takes longer, it lets go of its duplicates: after so many ms, so many at once, and with a pause in ms, so that others have the processor. Ten
- * thousand cost clients 3 ms if that is done at once, and its end, which is near, does it for nothing.
- */
-const LET_GO_AFTER_MS = 150;
-const LET_GO_AT_ONCE = 250;
-const LET_GO_PAUSE_MS = 1;
 /** How long a frozen image waits for a successor that does not read. luod's own deadline is the real one. */
 const FLUSH_MS = 10_000;
 
@@ -94,6 +85,8 @@ export interface PredecessorOptions {
   readonly rehearse: (sets: readonly ConnectionSet[], occasion: Occasion) => Promise<void>;
   /** Runs the program's 'freeze' listeners. */
   readonly announceFreeze: () => Promise<void>;
+  /** Whether the process ends with this image; not on the stage of a rehearsal. */
+  readonly endsProcess: boolean;
   /**
    * How long it may stand still, in milliseconds, each time that nobody reads what it says or says what it waits for. Default: 10 seconds,
    * and for luod's verdict until it comes.
@@ -107,10 +100,7 @@ export class Predecessor {
   readonly #sessions: OutgoingSessions;
   #state: State = 'preserving';
   #directEnded = false;
-  /** The successor's program has all its connections, or will not say when. */
-  #isSettled = false;
-  /** Descriptors of what is the successor's, until this process lets go of them. */
-  #severed: number[] = [];
+  readonly #standBy: StandBy;
   readonly #directEnd = withResolvers<void>();
   readonly #flushMs: number;
   readonly #verdictMs: number;
@@ -139,6 +129,7 @@ export class Predecessor {
         this.#directEnd.resolve();
       },
     });
+    this.#standBy = new StandBy(this.#direct);
   }
 
   #take(message: SuccessorToOld, fds: number[]): void {
@@ -151,10 +142,10 @@ export class Predecessor {
         break;
       case 'committed':
         // That it was is looked up in the word itself.
-        this.#isSettled = message.announces !== true;
+        this.#standBy.committed(message.announces === true);
         break;
       case 'announced':
-        this.#isSettled = true;
+        this.#standBy.settled();
         break;
     }
   }
@@ -442,6 +433,7 @@ export class Predecessor {
           type: 'frozen',
           at,
           sentAt: now(),
+          leaves: this.#options.endsProcess,
           inherited: inherited.map(({ begun, fds }) => ({ begun, fds: fds.length })),
         },
         image,
@@ -510,8 +502,8 @@ export class Predecessor {
     for (const { kept } of this.#sessions) {
       try {
         if (kept instanceof KeptListener && !lingers) {
-          for (const fd of kept.connections.sever()) this.#severed.push(fd);
-          if (kept.file.isOpen) this.#severed.push(kept.file.fd);
+          // The listener itself goes with all others: leave().
+          for (const fd of kept.connections.sever()) this.#standBy.add(fd);
         } else this.#options.handler(kept.file)?.sever?.(kept.file);
       } catch (error) {
         failures.push(LiveUpdateError.from(error, { operation: 'sever', session: kept.session }));
@@ -520,28 +512,17 @@ export class Predecessor {
     return failures;
   }
 
+  /** After `sever`: frees the ports that are this process's own, unless it lingers, and tells the successor. */
+  leave(lingers: boolean): void {
+    this.#standBy.leave(lingers);
+  }
+
   /**
-   * After `sever`, in an image that ends: stands still until the successor's program has all its connections, a second at most. To end is
-   * work of the kernel's, 20 ms of a processor that the clients of ten thousand connections would wait for while the successor is busy.
-   *
-   * When that takes long it lets go of its duplicates meanwhile, a few at a time: a connection that the successor closes ends for its peer when the last
-   * of them is gone.
+   * After that, in an image that ends: stands still while the successor is busiest, a second at most.
+   * @param limitMs When luod kills this process.
    */
-  standBy(): void {
-    const began = performance.now();
-    let nowhere: number | undefined;
-    while (!this.#isSettled && !this.#directEnded) {
-      const stood = performance.now() - began;
-      if (stood >= STAND_BY_MS) return;
-      let wait = LET_GO_AFTER_MS - stood;
-      if (wait <= 0) {
-        nowhere ??= openSync('/dev/null', 'r');
-        // Not closed: libuv has these numbers, and what the program opens as it exits must not get one of them.
-        for (const fd of this.#severed.splice(-LET_GO_AT_ONCE)) replaceFd(nowhere, fd);
-        wait = this.#severed.length > 0 ? LET_GO_PAUSE_MS : STAND_BY_MS - stood;
-      }
-      if (waitReadable([this.#direct.fd], wait).length > 0) this.#direct.receiveNow();
-    }
+  standBy(limitMs: number): void {
+    this.#standBy.wait(limitMs);
   }
 
   /**

@@ -169,6 +169,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
+  #leaveMs = Number.POSITIVE_INFINITY;
   /** Whether this is an image of a rehearsal, in the process of another. */
   #isOnStage = false;
   /** Whether connections are served ahead of the commit. */
@@ -655,7 +656,10 @@ export class Program extends EventEmitter<ProgramEvents> {
           kept instanceof KeptListener ? kept.connections.announce(ANNOUNCING_MS) : undefined,
         ),
       );
-      if (incoming instanceof Successor) incoming.announced();
+      if (incoming instanceof Successor) {
+        incoming.announced();
+        await incoming.oldLeft();
+      }
       link?.unref();
     } catch (error) {
       throw this.#failed(LiveUpdateError.from(error, { operation: 'ready' }));
@@ -865,6 +869,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         break;
       case 'finish':
         this.#drainMs = message.drainMs;
+        if (message.leaveMs !== undefined) this.#leaveMs = message.leaveMs;
         this.#predecessor?.decide('finish', undefined);
         break;
       case 'updated': {
@@ -904,6 +909,7 @@ export class Program extends EventEmitter<ProgramEvents> {
           if (!this.#isOnStage) await rehearseFreeze(Program.onStage, sets, occasion);
         },
         announceFreeze: () => this.#announceFreeze(),
+        endsProcess: !this.#isOnStage,
         haltMs: this.#isOnStage ? STAGE_HALT_MS : undefined,
       });
     } catch (error) {
@@ -992,7 +998,8 @@ export class Program extends EventEmitter<ProgramEvents> {
     for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);
     // With something of the next image's in reach it cannot wait.
     if (failures.length > 0) this.#exit();
-    if (!lingers) this.#exit(() => predecessor.standBy());
+    if (!lingers) this.#exit(predecessor);
+    predecessor.leave(true);
     this.#late.letGo();
     this.#counters.sever();
     this.#lingering = new Lingering({
@@ -1006,13 +1013,14 @@ export class Program extends EventEmitter<ProgramEvents> {
     this.emit('linger', this.#lingering.connections);
   }
 
-  /** @param wait What is waited for, halted, behind the program's last word. */
-  #exit(wait?: () => void): never {
+  /** @param predecessor Of an image that was just taken over: stands by, halted, behind the program's last word. */
+  #exit(predecessor?: Predecessor): never {
     try {
       this.emit('finish');
+      predecessor?.leave(false);
       // What is left to do is done on a core that the next image needs.
       giveWay();
-      wait?.();
+      predecessor?.standBy(this.#leaveMs);
     } finally {
       process.exit(0);
     }

@@ -233,6 +233,8 @@ async function closeBehind(session: Session, finishing: PromiseLike<void>): Prom
   }
 }
 
+/** How long the program is kept waiting for an old image that does not say that its ports are free. */
+const LEFT_MS = 1000;
 /** How long an old image may take to read what it is given back. */
 const FLUSH_MS = 1000;
 
@@ -329,6 +331,7 @@ export class Successor extends Passed {
   readonly #direct: Wire;
   readonly #precopied = withResolvers<void>();
   readonly #frozen = withResolvers<Cut>();
+  readonly #left = withResolvers<void>();
   #cut = false;
   #committed = false;
   #commitFd: number | undefined;
@@ -347,6 +350,7 @@ export class Successor extends Passed {
           this.#fail(error ?? new LiveUpdateError('EPIPE', 'the old image died before it handed over'));
         }
         options.late.ended(this.#direct);
+        this.#left.resolve();
       },
     });
   }
@@ -401,12 +405,16 @@ export class Successor extends Passed {
         }
         case 'frozen': {
           this.#cut = true;
+          if (message.leaves !== true) this.#left.resolve();
           const inherited = takeInherited(message.inherited, fds);
           const { image, records, bytes } = readHandover(fds);
           this.records.add(records, fds);
           this.#frozen.resolve({ image, bytes, inherited, at: message.at, sentAt: message.sentAt });
           break;
         }
+        case 'left':
+          this.#left.resolve();
+          break;
         case 'late':
           this.#options.late.take(message, fds);
           break;
@@ -473,6 +481,11 @@ export class Successor extends Passed {
       dropped: [...dropped],
       unfinished,
     };
+  }
+
+  /** Resolves when the ports that the old image had opened by itself are free: it has ended, or will do nothing more; or it lingers. */
+  async oldLeft(): Promise<void> {
+    await isOverIn(LEFT_MS, this.#left.promise);
   }
 
   /** The program has all its connections. */

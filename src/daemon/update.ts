@@ -417,10 +417,11 @@ export class Update {
 
   /** Committed: the old image leaves, in its own way or by force; or it lingers, for what could not cross. */
   async #dismiss(): Promise<void> {
+    const leaveMs = this.#deadlines.finish ?? DEFAULT_LEAVE_MS;
     if (this.#old.isConnected && this.#old.exit === undefined)
-      this.#old.send({ type: 'finish', drainMs: this.drainMs });
+      this.#old.send({ type: 'finish', drainMs: this.drainMs, leaveMs });
     const left = Promise.race([this.#lingering.promise, this.#old.gone]);
-    if (!(await settles(left, this.#deadlines.finish ?? DEFAULT_LEAVE_MS))) await endOf(this.#old, 0);
+    if (!(await settles(left, leaveMs))) await endOf(this.#old, 0);
   }
 
   /** Connections that the old image stayed for. */

@@ -132,8 +132,8 @@ export type LuodToImage =
   | { type: 'giveBack' }
   | { type: 'freeze' }
   | { type: 'unfreeze'; reason: ErrorReport }
-  /** The next image is in charge. What cannot cross may take this long to end here. */
-  | { type: 'finish'; drainMs: number }
+  /** The next image is in charge. What cannot cross may take `drainMs` to end here; an image that does not linger is killed after `leaveMs`. */
+  | { type: 'finish'; drainMs: number; leaveMs?: number }
   | { type: 'refused'; error: ErrorReport }
   | { type: 'updated'; id: number; result: unknown }
   /** Another luod took over, and may not have heard what was said last. */
@@ -149,9 +149,17 @@ export type OldToSuccessor =
   | { type: 'ended'; session: string; ids: number[] }
   /**
    * + [image, its fds..., and for each of `inherited` a wire and the descriptors that came ahead of their line]. Behind these
-   * wires older images linger, and hand on connections; `begun` is what has come of a line (base64).
+   * wires older images linger, and hand on connections; `begun` is what has come of a line (base64). `leaves`: 'left' will follow behind the commit.
    */
-  | { type: 'frozen'; at: string; sentAt: string; inherited: { begun: string; fds: number }[] }
+  | {
+      type: 'frozen';
+      at: string;
+      sentAt: string;
+      leaves?: boolean;
+      inherited: { begun: string; fds: number }[];
+    }
+  /** The ports that were this process's own are free; or it lingers, and has them. */
+  | { type: 'left' }
   /** + [record, descriptors...]: connections that could not cross in the cut, and now can. Said by an image that lingers. */
   | { type: 'late'; session: string };
 

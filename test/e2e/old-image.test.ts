@@ -4,7 +4,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { LuodProcess, programPath } from './luod-process.js';
+import { freePort, LuodProcess, programPath } from './luod-process.js';
 
 const CONNECTIONS = 100;
 
@@ -73,4 +73,32 @@ it('lets go of connections and listeners meanwhile: what the next one ends has e
   const lines = await ended;
   expect(lines).toContain('connection 2');
   expect(lines).not.toContain('exit 1');
+});
+
+it('has freed the ports of its own when ready() of the next one resolves', async () => {
+  const ownPort = await freePort();
+  await start({ SLOW_MS: '1', OWN_PORT: String(ownPort) });
+  await connectSilently();
+  for (const generation of [2, 3]) {
+    expect(await luod.update()).toMatchObject({ ok: true, generation });
+    const client = connect(ownPort, '127.0.0.1');
+    sockets.push(client);
+    const [bytes] = await once(client, 'data');
+    expect(String(bytes)).toBe(String(generation));
+  }
+  const lines = logged();
+  expect(lines.filter((line) => line.startsWith('listening'))).toEqual([
+    'listening 1',
+    'listening 2',
+    'listening 3',
+  ]);
+  // It is there still, and stands by.
+  expect(lines.indexOf('listening 2')).toBeLessThan(lines.indexOf('exit 1'));
+});
+
+it('has time for its last words before it is killed', async () => {
+  await start({ SLOW_MS: '30' });
+  await connectSilently();
+  expect(await luod.updateTo([], ['--finish-timeout', '600ms'])).toMatchObject({ ok: true, generation: 2 });
+  expect(logged()).toContain('exit 1');
 });

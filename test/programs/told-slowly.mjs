@@ -1,4 +1,7 @@
-/** A program that takes its time with every connection that it is told of, and ends the first that came with an update. It writes what happens to the file LOG, a line each. */
+/**
+ * A program that takes its time with every connection that it is told of, and ends the first that came with an update. Behind ready() it opens a port that
+ * it does not keep. It writes what happens to the file LOG, a line each.
+ */
 import { appendFileSync } from 'node:fs';
 import net from 'node:net';
 import { liveupdate } from 'liveupdate';
@@ -20,3 +23,8 @@ lu.on('finish', () => say('finish'));
 process.on('exit', () => say('exit'));
 await lu.listen('echo', server, { host: '127.0.0.1', port: Number(process.env.PORT) });
 await lu.ready();
+if (process.env.OWN_PORT) {
+  const own = net.createServer((socket) => socket.end(String(lu.generation)));
+  own.on('error', ({ code }) => say(code));
+  own.listen(Number(process.env.OWN_PORT), '127.0.0.1', () => say('listening'));
+}

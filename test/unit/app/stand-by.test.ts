@@ -11,9 +11,11 @@ import { socketPair } from '../../../src/linux/socketpair.js';
 
 /** As long as it waits at most. */
 const MOST_MS = 1000;
+const LEAST_MS = 200;
 
 let old: Predecessor;
 let successor: Wire;
+let heard: string[];
 let close: () => void;
 
 beforeEach(() => {
@@ -32,8 +34,13 @@ beforeEach(() => {
     inherited: () => [],
     rehearse: async () => undefined,
     announceFreeze: async () => undefined,
+    endsProcess: true,
   });
-  successor = new Wire(ofSuccessor, { message: () => undefined, closed: () => undefined });
+  heard = [];
+  successor = new Wire(ofSuccessor, {
+    message: ({ type }) => heard.push(type),
+    closed: () => undefined,
+  });
   close = () => {
     old.close();
     successor.close();
@@ -47,16 +54,18 @@ function tell(message: SuccessorToOld): void {
   successor.send(toWire(message));
 }
 
-function waited(): number {
+function waited(limitMs = Number.POSITIVE_INFINITY): number {
   const began = performance.now();
-  old.standBy();
+  old.standBy(limitMs);
   return performance.now() - began;
 }
 
-it('stands by until the next program has all its connections', () => {
+it('stands by until the next program has all its connections, and has run for a moment', () => {
   tell({ type: 'committed', announces: true });
   tell({ type: 'announced' });
-  expect(waited()).toBeLessThan(MOST_MS);
+  const ms = waited();
+  expect(ms).toBeGreaterThanOrEqual(LEAST_MS - 1);
+  expect(ms).toBeLessThan(MOST_MS);
 });
 
 it('stands by no longer than a second', () => {
@@ -73,4 +82,19 @@ it('does not wait for one that is gone', () => {
   tell({ type: 'committed', announces: true });
   successor.close();
   expect(waited()).toBeLessThan(MOST_MS);
+});
+
+it('stands by for no more than half of the time that it has', () => {
+  tell({ type: 'committed', announces: true });
+  expect(waited(100)).toBeLessThan(MOST_MS);
+  tell({ type: 'announced' });
+  expect(waited(100)).toBeLessThan(LEAST_MS);
+});
+
+it('says that it has left what is its own, also when nobody hears it', () => {
+  old.leave(true);
+  successor.receiveNow();
+  expect(heard).toEqual(['left']);
+  successor.close();
+  expect(() => old.leave(true)).not.toThrow();
 });

@@ -5,8 +5,15 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { closeFd, isCloseOnExec } from '../../../src/linux/fd.js';
 import { handleFd } from '../../../src/linux/handle-fd.js';
-import { type ListenAddress, listenAddress, openListeningSocket } from '../../../src/linux/listen-socket.js';
+import {
+  type ListenAddress,
+  listenAddress,
+  listeningFds,
+  openListeningSocket,
+  openUnreachableListener,
+} from '../../../src/linux/listen-socket.js';
 import { isListening } from '../../../src/linux/socket-facts.js';
+import { socketPair } from '../../../src/linux/socketpair.js';
 import { countDescriptors } from './descriptors.js';
 
 countDescriptors();
@@ -117,4 +124,22 @@ describe('listen-socket', () => {
       expect.objectContaining({ code: 'ENOENT' }),
     );
   });
+});
+
+it('finds what listens among all descriptors', async () => {
+  const before = listeningFds(new Set());
+  const tcp = openListeningSocket(
+    { host: '127.0.0.1', port: 0, scope: 0, ipv6Only: false, reusePort: false },
+    16,
+  );
+  const unix = openUnreachableListener();
+  const [one, other] = socketPair();
+  try {
+    const found = listeningFds(new Set(before));
+    expect(found.toSorted((a, b) => a - b)).toEqual([tcp, unix].toSorted((a, b) => a - b));
+    expect(listeningFds(new Set([...before, tcp]))).toEqual([unix]);
+  } finally {
+    for (const fd of [tcp, unix, one, other]) closeFd(fd);
+  }
+  expect(listeningFds(new Set())).toEqual(before);
 });
