@@ -24,6 +24,7 @@ import { endOfProcess, openPidfd } from '../linux/pidfd.js';
 import { watchFd } from '../linux/poll.js';
 import { cacheOfPrograms } from './compile-cache.js';
 import { Custody } from './custody.js';
+import { ModestStart } from './modest-start.js';
 import type { ImageRecord, RestoredImage } from './service-record.js';
 
 export interface Exit {
@@ -53,6 +54,8 @@ export interface ImageOptions {
   readonly socket: string;
   /** For one of several workers. */
   readonly worker: { readonly index: number; readonly count: number } | undefined;
+  /** Another image serves, and goes first until this one is ready. */
+  readonly isModest: boolean;
   readonly events: ImageEvents;
 }
 
@@ -75,6 +78,7 @@ export class ImageProcess {
   #hangUp: (() => void) | undefined;
   #exit: Exit | undefined;
   #pid: number | undefined;
+  #modestStart: ModestStart | undefined;
 
   private constructor(
     options: Pick<ImageOptions, 'command' | 'generation' | 'events'>,
@@ -110,6 +114,7 @@ export class ImageProcess {
     });
     image.#childPid = child.pid;
     image.#pid = child.pid;
+    if (options.isModest && child.pid !== undefined) image.#modestStart = ModestStart.begin(child.pid);
     child.once('error', (cause) => {
       // Only a failed start ends here; kill() goes by pid.
       const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
@@ -133,6 +138,7 @@ export class ImageProcess {
       setImmediate(ended, { code: null, signal: null });
       return image;
     }
+    ModestStart.resume(record.childPid)?.end();
     const watch = watchFd(pidfd, { readable: true }, () => {
       watch.close();
       const end = endOfProcess(pidfd, record.childPid);
@@ -196,6 +202,10 @@ export class ImageProcess {
       case 'release':
         this.custody.release(message.session);
         break;
+      case 'ready':
+        this.#modestStart?.end();
+        for (const fd of fds) closeFd(fd);
+        break;
       default:
         for (const fd of fds) closeFd(fd);
     }
@@ -210,6 +220,7 @@ export class ImageProcess {
   #exited(exit: Exit): void {
     if (this.#exit !== undefined) return;
     this.#exit = exit;
+    this.#modestStart?.gone();
     // The child may be a wrapper that left its program behind; it is not gone before its program is.
     if (this.#wire === undefined || !this.#wire.isOpen) this.#end(exit);
     else this.kill('SIGKILL');

@@ -327,7 +327,7 @@ export class Service {
   }
 
   start(): void {
-    const image = this.#spawn(this.#command);
+    const image = this.#spawn(this.#command, false);
     this.#current = image;
     this.#noteProcess(image);
     this.#enter('starting');
@@ -341,12 +341,14 @@ export class Service {
     }, PLAIN_START_MS);
   }
 
-  #spawn(command: readonly string[]): ImageProcess {
+  /** @param isModest See `ImageOptions`. */
+  #spawn(command: readonly string[], isModest: boolean): ImageProcess {
     const { socket, cwd, worker } = this.#options;
     return ImageProcess.start({
       command,
       cwd,
       worker,
+      isModest,
       generation: ++this.#generation,
       socket,
       events: this.#events,
@@ -956,7 +958,7 @@ export class Service {
     deadlines: Deadlines,
     stops: Stops,
   ): Promise<UpdateResult> {
-    const successor = this.#spawn(command);
+    const successor = this.#spawn(command, true);
     this.#successor = successor;
     this.#noteProcess(successor);
     let update: Update;

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -101,4 +101,17 @@ it('has time for its last words before it is killed', async () => {
   await connectSilently();
   expect(await luod.updateTo([], ['--finish-timeout', '600ms'])).toMatchObject({ ok: true, generation: 2 });
   expect(logged()).toContain('exit 1');
+});
+
+const isGrouped = existsSync('/proc/self/autogroup') && readFileSync('/proc/self/autogroup', 'utf8') !== '';
+
+it.skipIf(!isGrouped)('goes before the next one until that is ready', async () => {
+  await start({ TELLS_NICE: '1' });
+  expect(await luod.update()).toMatchObject({ ok: true, generation: 2 });
+  expect(logged().filter((line) => line.startsWith('nice'))).toEqual([
+    'nice 0 1',
+    'nice 0 1',
+    'nice 10 2',
+    'nice 0 2',
+  ]);
 });
