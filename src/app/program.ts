@@ -90,10 +90,10 @@ export interface ProgramEvents {
    */
   linger: [connections: number];
   /**
-   * The next image has taken over, and nothing is left to do here; this process exits when the listeners have returned and the next
-   * one's program has been told of its connections, a second later at most, without another turn of the event loop. What they
-   * write to memory or to connections reaches nobody. In place: it is about to take over; a listener that throws calls the
-   * update off.
+   * The next image has taken over, and nothing is left to do here; this process exits a fifth of a second after the listeners have
+   * returned, or when the next one's program has been told of its connections, a second later at most, without another turn of the
+   * event loop. What they write to memory or to connections reaches nobody. In place: it is about to take over; a listener that
+   * throws calls the update off.
    */
   finish: [];
   /** luod is gone; the program serves on, and nothing can replace it. */
@@ -618,7 +618,8 @@ export class Program extends EventEmitter<ProgramEvents> {
 
   /**
    * The commit: everything this program claimed is its own, and the sockets begin to flow. In a successor this is what
-   * lets the old image freeze, so call it when the program could serve. Resolves when this image serves.
+   * lets the old image freeze, so call it when the program could serve. Resolves when this image serves, has all connections, and
+   * what the old one listened on by itself is free; unless that lingers, or does not say so within a second.
    *
    * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; ENOENT when the handler of
    *   one is not registered, also of one that is dropped; the errno of whatever failed in the cut. A successor should then

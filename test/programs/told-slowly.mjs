@@ -13,6 +13,7 @@ const sayNice = () => {
 };
 const lu = await liveupdate();
 sayNice();
+if (lu.origin === 'update') say(`started ${performance.now()}`);
 let isFirst = lu.origin === 'update';
 const server = net.createServer((socket) => {
   lu.connection(socket);
