@@ -519,7 +519,7 @@ export class Predecessor {
 
   /**
    * After that, in an image that ends: stands still while the successor is busiest, a second at most.
-   * @param limitMs When luod kills this process.
+   * @param limitMs In how many milliseconds luod kills this process.
    */
   standBy(limitMs: number): void {
     this.#standBy.wait(limitMs);

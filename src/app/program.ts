@@ -91,8 +91,8 @@ export interface ProgramEvents {
   linger: [connections: number];
   /**
    * The next image has taken over, and nothing is left to do here; this process exits a fifth of a second after the listeners have
-   * returned, or when the next one's program has been told of its connections, a second later at most, without another turn of the
-   * event loop. What they write to memory or to connections reaches nobody. In place: it is about to take over; a listener that
+   * returned, and later if the next one's program has not been told of its connections by then, a second at most, without another
+   * turn of the event loop. What they write to memory or to connections reaches nobody. In place: it is about to take over; a listener that
    * throws calls the update off.
    */
   finish: [];
@@ -127,6 +127,8 @@ interface KeepOptions<T> {
   readonly accept?: (file: T) => void;
 }
 
+/** It takes a millisecond or more to let go of so many. */
+const MANY_CONNECTIONS = 1000;
 /** How long luod may take to read the last word of an image that was called off. */
 const FLUSH_MS = 1000;
 /** How long an image of a rehearsal may stand still, and with it the program whose process it is in. */
@@ -169,7 +171,8 @@ export class Program extends EventEmitter<ProgramEvents> {
   readonly #late = new LateArrivals((session, record, fds) => this.#takeIn(session, record, fds));
   #lingering: Lingering | undefined;
   #drainMs = DEFAULT_DRAIN_MS;
-  #leaveMs = Number.POSITIVE_INFINITY;
+  /** When luod kills this process, by `performance.now()`. */
+  #leaveBy = Number.POSITIVE_INFINITY;
   /** Whether this is an image of a rehearsal, in the process of another. */
   #isOnStage = false;
   /** Whether connections are served ahead of the commit. */
@@ -619,7 +622,7 @@ export class Program extends EventEmitter<ProgramEvents> {
   /**
    * The commit: everything this program claimed is its own, and the sockets begin to flow. In a successor this is what
    * lets the old image freeze, so call it when the program could serve. Resolves when this image serves, has all connections, and
-   * what the old one listened on by itself is free; unless that lingers, or does not say so within a second.
+   * the TCP ports that the old one listened on by itself are free; unless that lingers, or does not say so within a second.
    *
    * @throws {LiveUpdateError} EINVAL when a session came in that was neither claimed nor dropped; ENOENT when the handler of
    *   one is not registered, also of one that is dropped; the errno of whatever failed in the cut. A successor should then
@@ -870,7 +873,7 @@ export class Program extends EventEmitter<ProgramEvents> {
         break;
       case 'finish':
         this.#drainMs = message.drainMs;
-        if (message.leaveMs !== undefined) this.#leaveMs = message.leaveMs;
+        if (message.leaveMs !== undefined) this.#leaveBy = performance.now() + message.leaveMs;
         this.#predecessor?.decide('finish', undefined);
         break;
       case 'updated': {
@@ -991,9 +994,10 @@ export class Program extends EventEmitter<ProgramEvents> {
       return;
     }
     const lingers = countStaying(listeners) > 0;
-    // Ten thousand connections are let go of on a core that the next image's clients wait for. What the program does at 'finish' is not
-    // kept waiting.
-    if (!lingers && this.listenerCount('finish') === 0) giveWay();
+    // Ten thousand connections are let go of on a core that the next image's clients wait for. With few, its program's ready() waits for
+    // this image to come to its end of it; what the program does at 'finish' is not kept waiting either.
+    const count = listeners.reduce((sum, { connections }) => sum + connections.size, 0);
+    if (!lingers && count >= MANY_CONNECTIONS && this.listenerCount('finish') === 0) giveWay();
     const failures = predecessor.sever(lingers);
     // A warning would come too late for this process.
     for (const { message } of failures) process.stderr.write(`could not let go of everything: ${message}\n`);
@@ -1021,7 +1025,9 @@ export class Program extends EventEmitter<ProgramEvents> {
       predecessor?.leave(false);
       // What is left to do is done on a core that the next image needs.
       giveWay();
-      predecessor?.standBy(this.#leaveMs);
+      predecessor?.standBy(this.#leaveBy - performance.now());
+      // Who is not root is refused when anybody has said it in the last tenth of a second.
+      giveWay();
     } finally {
       process.exit(0);
     }

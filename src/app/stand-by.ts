@@ -10,7 +10,7 @@ import type { OldToSuccessor } from '../handover/protocol.js';
 import { toWire } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd, replaceFd } from '../linux/fd.js';
-import { listeningFds } from '../linux/listen-socket.js';
+import { freePorts } from '../linux/listen-socket.js';
 import { waitReadable } from '../linux/scm-rights.js';
 
 /** How long it stands still at least: until then the successor runs most of its code for the first time. */
@@ -60,19 +60,23 @@ export class StandBy {
    */
   leave(lingers: boolean): void {
     try {
-      if (!lingers) replaceAll(listeningFds(new Set(this.#severed)));
+      if (!lingers) freePorts(new Set(this.#severed));
+    } catch {
+      // No descriptor is left to look with: the ports are free when this process ends.
+    }
+    try {
       this.#direct.send(toWire({ type: 'left' } satisfies OldToSuccessor));
       this.#direct.flushNow(SAY_MS);
     } catch {
-      // No descriptor is left, or the successor is gone or does not read: it waits for this word no longer than for this process.
+      // The successor is gone or does not read: it waits for this word no longer than for this process.
     }
   }
 
-  /** @param limitMs When this process is killed at the latest. */
+  /** @param limitMs In how many milliseconds this process is killed at the latest. */
   wait(limitMs: number): void {
     const began = performance.now();
     // Its last moments are for the program's 'exit' listeners.
-    const most = Math.min(MOST_MS, limitMs / 2);
+    const most = Math.min(MOST_MS, Math.max(0, limitMs / 2));
     const least = Math.min(LEAST_MS, most);
     while (this.#isAwaited && this.#direct.isOpen) {
       const stood = performance.now() - began;

@@ -138,7 +138,8 @@ export class ImageProcess {
       setImmediate(ended, { code: null, signal: null });
       return image;
     }
-    ModestStart.resume(record.childPid)?.end();
+    image.#modestStart = ModestStart.resume(record.childPid);
+    image.#modestStart?.end();
     const watch = watchFd(pidfd, { readable: true }, () => {
       watch.close();
       const end = endOfProcess(pidfd, record.childPid);

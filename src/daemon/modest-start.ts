@@ -5,7 +5,7 @@
  * its one busy thread, counts for more on a processor than the one that serves, whose weight is spread over V8's threads: clients waited up to 27 ms for a
  * successor's turn to end. In a control group of its own, as of systemd or a container, luod's session counts for nothing, and neither does this.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 
 /** A tenth of another group's share, when both want the same processor. */
 const NICE = 10;
@@ -15,53 +15,65 @@ const MOST_MS = 1000;
 const AGAIN_MS = 20;
 
 export class ModestStart {
-  readonly #pid: number;
-  #isLowered = true;
+  /** Of this process, whoever has its pid later, and whatever becomes of it: the right to write was looked at when it was opened. */
+  #file: number | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  private constructor(pid: number) {
-    this.#pid = pid;
+  private constructor(file: number) {
+    this.#file = file;
   }
 
   /**
    * The process `pid`, which leads a session of its own, begins modestly.
-   * @returns undefined where that cannot be: no such groups, another user's process, too many requests.
+   * @returns undefined where that cannot be: no such groups, another user's process, too many requests, no descriptor left.
    */
   static begin(pid: number): ModestStart | undefined {
-    const start = new ModestStart(pid);
-    if (start.#set(NICE) !== undefined) return undefined;
+    const start = ModestStart.#open(pid);
+    if (start === undefined) return undefined;
+    if (start.#set(NICE) !== undefined) {
+      start.gone();
+      return undefined;
+    }
     start.#timer = setTimeout(() => start.end(), MOST_MS).unref();
     return start;
   }
 
   /** One that the luod before this one began, and may not have lived to end. */
   static resume(pid: number): ModestStart | undefined {
-    const start = new ModestStart(pid);
-    return start.#isModest() ? start : undefined;
+    const start = ModestStart.#open(pid);
+    if (start === undefined || start.#isModest()) return start;
+    start.gone();
+    return undefined;
+  }
+
+  static #open(pid: number): ModestStart | undefined {
+    try {
+      return new ModestStart(openSync(`/proc/${pid}/autogroup`, 'r+'));
+    } catch {
+      // Without this an update is what it is, only less smooth.
+      return undefined;
+    }
   }
 
   /** From now on it counts as much as others. May be called again. */
   end(): void {
     clearTimeout(this.#timer);
-    if (!this.#isLowered) return;
     if (this.#set(0) === 'EAGAIN') this.#timer = setTimeout(() => this.end(), AGAIN_MS).unref();
-    else this.#isLowered = false;
+    else this.gone();
   }
 
-  /** The process has ended: its pid may be another's. */
+  /** The process has ended. */
   gone(): void {
-    this.#isLowered = false;
     clearTimeout(this.#timer);
+    if (this.#file !== undefined) closeSync(this.#file);
+    this.#file = undefined;
   }
 
-  get #file(): string {
-    return `/proc/${this.#pid}/autogroup`;
-  }
-
-  /** @returns the errno of a failure: without this an update is what it is, only less smooth. */
+  /** @returns the errno of a failure. */
   #set(nice: number): string | undefined {
+    if (this.#file === undefined) return undefined;
     try {
-      writeFileSync(this.#file, String(nice));
+      writeSync(this.#file, String(nice));
       return undefined;
     } catch (error) {
       return (error as NodeJS.ErrnoException).code ?? 'EIO';
@@ -70,9 +82,11 @@ export class ModestStart {
 
   #isModest(): boolean {
     try {
-      return readFileSync(this.#file, 'latin1').trimEnd().endsWith(` nice ${NICE}`);
+      return readFileSync(this.#file as number, 'latin1')
+        .trimEnd()
+        .endsWith(` nice ${NICE}`);
     } catch {
-      // It has ended, or there are no such groups.
+      // It has ended.
       return false;
     }
   }

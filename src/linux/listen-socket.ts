@@ -1,7 +1,7 @@
 /** A listening socket: what must be known of one to make it again, and making it. socket(2), bind(2), listen(2), ip(7), ipv6(7). */
 import { readFileSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
-import { closeFd } from './fd.js';
+import { closeFd, replaceFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
 import { socketFlag } from './socket-facts.js';
 
@@ -119,15 +119,26 @@ export function openUnreachableListener(): number {
 }
 
 /**
- * The descriptors of this process that are listening sockets. proc_pid_status(5): FDSize
+ * Closes every listening socket of this process, and has one that nobody can reach in its place: libuv has the number, also in another
+ * thread, and must not get another file by it. proc_pid_status(5): FDSize
  * @param except Descriptors that are none; with ten thousand connections to skip it costs 2 ms.
- * @throws {Error} EMFILE: no descriptor is left to look.
+ * @returns the descriptors.
+ * @throws {LiveUpdateError} EMFILE, ENFILE. {Error} EMFILE: no descriptor is left to look.
  */
-export function listeningFds(except: ReadonlySet<number>): number[] {
+export function freePorts(except: ReadonlySet<number>): number[] {
   const slots = /^FDSize:\s*(\d+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1];
-  const fds: number[] = [];
-  for (let fd = 0; fd < Number(slots ?? 0); fd++) if (!except.has(fd) && accepts(fd)) fds.push(fd);
-  return fds;
+  const nowhere = openUnreachableListener();
+  try {
+    const freed: number[] = [];
+    for (let fd = 0; fd < Number(slots ?? 0); fd++) {
+      if (fd === nowhere || except.has(fd) || !accepts(fd)) continue;
+      replaceFd(nowhere, fd);
+      freed.push(fd);
+    }
+    return freed;
+  } finally {
+    closeFd(nowhere);
+  }
 }
 
 const flag = Buffer.alloc(4);

@@ -77,7 +77,7 @@ it('lets go of connections and listeners meanwhile: what the next one ends has e
 
 it('has freed the ports of its own when ready() of the next one resolves', async () => {
   const ownPort = await freePort();
-  await start({ SLOW_MS: '1', OWN_PORT: String(ownPort) });
+  await start({ SLOW_MS: '0', OWN_PORT: String(ownPort) });
   await connectSilently();
   for (const generation of [2, 3]) {
     expect(await luod.update()).toMatchObject({ ok: true, generation });
@@ -99,7 +99,7 @@ it('has freed the ports of its own when ready() of the next one resolves', async
 it('has time for its last words before it is killed', async () => {
   await start({ SLOW_MS: '30' });
   await connectSilently();
-  expect(await luod.updateTo([], ['--finish-timeout', '600ms'])).toMatchObject({ ok: true, generation: 2 });
+  expect(await luod.updateTo([], ['--finish-timeout', '900ms'])).toMatchObject({ ok: true, generation: 2 });
   expect(logged()).toContain('exit 1');
 });
 

@@ -6,13 +6,13 @@ import { describe, expect, it } from 'vitest';
 import { closeFd, isCloseOnExec } from '../../../src/linux/fd.js';
 import { handleFd } from '../../../src/linux/handle-fd.js';
 import {
+  freePorts,
   type ListenAddress,
   listenAddress,
-  listeningFds,
   openListeningSocket,
   openUnreachableListener,
 } from '../../../src/linux/listen-socket.js';
-import { isListening } from '../../../src/linux/socket-facts.js';
+import { isListening, socketCookie } from '../../../src/linux/socket-facts.js';
 import { socketPair } from '../../../src/linux/socketpair.js';
 import { countDescriptors } from './descriptors.js';
 
@@ -126,20 +126,23 @@ describe('listen-socket', () => {
   });
 });
 
-it('finds what listens among all descriptors', async () => {
-  const before = listeningFds(new Set());
+it('frees the ports of what listens, and of nothing else', () => {
+  const [one, other] = socketPair();
+  const kept = openUnreachableListener();
   const tcp = openListeningSocket(
     { host: '127.0.0.1', port: 0, scope: 0, ipv6Only: false, reusePort: false },
     16,
   );
-  const unix = openUnreachableListener();
-  const [one, other] = socketPair();
+  const address = listenAddress(tcp);
   try {
-    const found = listeningFds(new Set(before));
-    expect(found.toSorted((a, b) => a - b)).toEqual([tcp, unix].toSorted((a, b) => a - b));
-    expect(listeningFds(new Set([...before, tcp]))).toEqual([unix]);
+    const cookies = [one, other, kept].map(socketCookie);
+    expect(freePorts(new Set([kept]))).toEqual([tcp]);
+    expect([one, other, kept].map(socketCookie)).toEqual(cookies);
+    // Who still has the number finds a socket that listens, and where nobody comes.
+    expect(isListening(tcp)).toBe(true);
+    expect(listenAddress(tcp)).not.toEqual(address);
+    closeFd(openListeningSocket(address, 16));
   } finally {
-    for (const fd of [tcp, unix, one, other]) closeFd(fd);
+    for (const fd of [one, other, kept, tcp]) closeFd(fd);
   }
-  expect(listeningFds(new Set())).toEqual(before);
 });
