@@ -6,8 +6,7 @@
  * ten thousand connections and V8 compiles what it does. So the end waits until that is over, as long as somebody is there who says when.
  */
 import { openSync } from 'node:fs';
-import type { OldToSuccessor } from '../handover/protocol.js';
-import { toWire } from '../handover/protocol.js';
+import { type OldToSuccessor, toWire } from '../handover/protocol.js';
 import type { Wire } from '../handover/wire.js';
 import { closeFd, replaceFd } from '../linux/fd.js';
 import { freePorts } from '../linux/listen-socket.js';

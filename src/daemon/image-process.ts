@@ -191,6 +191,7 @@ export class ImageProcess {
   }
 
   receive(message: ImageToLuod, fds: number[]): void {
+    if (message.type === 'ready') this.#modestStart?.end();
     switch (message.type) {
       case 'hold':
         this.custody.hold(message.session, {
@@ -202,10 +203,6 @@ export class ImageProcess {
         break;
       case 'release':
         this.custody.release(message.session);
-        break;
-      case 'ready':
-        this.#modestStart?.end();
-        for (const fd of fds) closeFd(fd);
         break;
       default:
         for (const fd of fds) closeFd(fd);

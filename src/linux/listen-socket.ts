@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { LiveUpdateError } from '../core/errors.js';
 import { closeFd, replaceFd } from './fd.js';
 import { errno, failure, libc } from './libc.js';
-import { socketFlag } from './socket-facts.js';
+import { isListener, socketFlag } from './socket-facts.js';
 
 const AF_UNIX = 1;
 const AF_INET = 2;
@@ -14,7 +14,6 @@ const SOCK_NONBLOCK = 0o4000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_REUSEPORT = 15;
-const SO_ACCEPTCONN = 30;
 const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26;
 
@@ -131,7 +130,7 @@ export function freePorts(except: ReadonlySet<number>): number[] {
   try {
     const freed: number[] = [];
     for (let fd = 0; fd < Number(slots ?? 0); fd++) {
-      if (fd === nowhere || except.has(fd) || !accepts(fd)) continue;
+      if (fd === nowhere || except.has(fd) || !isListener(fd)) continue;
       replaceFd(nowhere, fd);
       freed.push(fd);
     }
@@ -139,16 +138,6 @@ export function freePorts(except: ReadonlySet<number>): number[] {
   } finally {
     closeFd(nowhere);
   }
-}
-
-const flag = Buffer.alloc(4);
-const flagLength = Buffer.alloc(4);
-
-/** Whether listen(2) was called on it; not for whatever is no socket. */
-function accepts(fd: number): boolean {
-  flagLength.writeUInt32LE(flag.length);
-  const result = libc.getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, flag, flagLength);
-  return result === 0 && flag.readInt32LE() === 1;
 }
 
 function check(call: string, result: number, error: number): void {

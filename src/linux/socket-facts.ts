@@ -33,11 +33,17 @@ const value = Buffer.alloc(4096);
 const length = Buffer.alloc(4096);
 
 function option(fd: number, name: number, bytes: number, level: number = SOL_SOCKET): Buffer {
+  const error = ask(fd, name, bytes, level);
+  if (error !== undefined) throw failure('getsockopt', error);
+  return value;
+}
+
+/** The answer is in `value`. @returns the errno of a failure. */
+function ask(fd: number, name: number, bytes: number, level: number): number | undefined {
   length.writeUInt32LE(bytes, 0);
   const result = libc.getsockopt(fd, level, name, value, length);
   const error = errno();
-  if (result === -1) throw failure('getsockopt', error);
-  return value;
+  return result === -1 ? error : undefined;
 }
 
 /** 'stream', 'dgram', 'seqpacket', 'raw', or undefined for another. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
@@ -58,6 +64,11 @@ export function socketProtocol(fd: number): number {
 /** Whether listen(2) was called on it. @throws {LiveUpdateError} EBADF, ENOTSOCK. */
 export function isListening(fd: number): boolean {
   return option(fd, SO_ACCEPTCONN, 4).readInt32LE(0) === 1;
+}
+
+/** The same of any number: also false for what is no socket, or not open, at no more than the price of asking. */
+export function isListener(fd: number): boolean {
+  return ask(fd, SO_ACCEPTCONN, 4, SOL_SOCKET) === undefined && value.readInt32LE(0) === 1;
 }
 
 /** An option that is on or off. @throws {LiveUpdateError} EBADF, ENOTSOCK; ENOPROTOOPT (as EIO) when the socket has no such option. */
