@@ -3,6 +3,7 @@
  * time that a talking client waited for an echo, at the cut, in the whole update and without one, for several numbers of live connections and sizes
  * of memory. Beside it, in turns, the same service moved by hand (baseline/echo.mjs): what knowing SCM_RIGHTS alone comes to.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { startBaseline } from './baseline/service.mjs';
 import { connectClients } from './live-clients.mjs';
@@ -15,7 +16,7 @@ const HELP = `node bench/blackout.mjs [options]
   --connections LIST   live connections (default 10,1000,10000)
   --memory LIST        bytes of memory, each with 1,000 connections (default 65536,1073741824)
   --rolling LIST       live connections that move by a rolling cut (default 10000; 0 for none)
-  --prepared LIST      live connections of updates in two steps, prepare and cut, atomic and rolling (default 1000,10000; 0 for none)
+  --prepared LIST      live connections of updates in two steps, prepare and cut, atomic and rolling (default 1000; 0 for none)
   --updates N          updates of each cell and round (default 4)
   --rounds N           rounds: ours, then the baseline, in turns (default 2)
   --no-baseline        ours alone
@@ -26,6 +27,12 @@ const SMALL = 65536;
 const NAMES = ['connections', 'memory, bytes', 'cut'];
 /** Live connections of which at least ten talk: so one of them is always waiting, and a gap is not cut short for want of a question. */
 const ENOUGH = 1000;
+/** A service that is updated has run for a while: until then V8 compiles what the load runs, in its process and in the clients'. */
+const WARM_MS = 3000;
+/** What of an update is still under way when it was reported: the old image's end. */
+const BEHIND_MS = 250;
+/** Between one measurement and the next, lest it has a part of the last one's. */
+const CALM_MS = 1000;
 const namesOf = ({ connections, memory, cut }) => [connections, memory, cut];
 
 const { values } = parseArgs({
@@ -33,7 +40,7 @@ const { values } = parseArgs({
     connections: { type: 'string', default: '10,1000,10000' },
     memory: { type: 'string', default: `${SMALL},1073741824` },
     rolling: { type: 'string', default: '10000' },
-    prepared: { type: 'string', default: '1000,10000' },
+    prepared: { type: 'string', default: '1000' },
     updates: { type: 'string', default: '4' },
     rounds: { type: 'string', default: '2' },
     'no-baseline': { type: 'boolean', default: false },
@@ -42,20 +49,23 @@ const { values } = parseArgs({
   },
 });
 
-/** One service with its clients, and `updates` updates of it. `startService(port)` gives { update, stop, idle? }. */
-async function measure(name, startService, { connections, updates, prepared }) {
+/**
+ * One service with its clients, and `updates` updates of it. `startService(port)` gives { update, stop }. When it is compared, behind each update
+ * the same clients are watched for as long without one.
+ */
+async function measure(name, startService, { connections, updates, prepared }, isCompared) {
   const port = await freePort();
   const service = await startService(port);
   let clients;
   try {
     clients = await connectClients(port, connections);
-    await clients.ask();
+    await sleep(WARM_MS);
     const seen = { results: [], clients: [], quiet: [], closed: 0, wrong: 0 };
     for (let i = 0; i < updates; i++) {
+      await clients.ask();
       const began = performance.now();
       const result = await service.update(prepared);
-      // What of it is still under way belongs to it.
-      await service.idle?.();
+      await sleep(BEHIND_MS);
       const took = performance.now() - began;
       if (result.connections < connections)
         throw new Error(`${name}: ${result.connections} of ${connections} connections crossed`);
@@ -65,10 +75,12 @@ async function measure(name, startService, { connections, updates, prepared }) {
       seen.clients.push(saw);
       seen.closed = closed;
       seen.wrong = wrong;
-      // The same time without an update: what the load and the machine do by themselves.
-      const quietFrom = performance.now();
-      while (service.idle !== undefined && performance.now() - quietFrom < took) await service.idle();
-      if (service.idle !== undefined) seen.quiet.push(await clients.ask());
+      await sleep(CALM_MS);
+      if (isCompared) {
+        await clients.ask();
+        await sleep(took);
+        seen.quiet.push(await clients.ask());
+      }
       process.stderr.write(
         `${name}, ${connections} connections: blackout ${ms(result.blackoutMs)} ms; clients' gap at the cut ${ms(cutGap)} ms, longest ${ms(gap)} ms\n`,
       );
@@ -93,12 +105,13 @@ function summary(rounds, phasesOf) {
   for (const phase of Object.keys(phasesOf(results[0])))
     phases[phase] = median(results.map((result) => phasesOf(result)[phase]));
   const of = (asked, key) => medianAndMax(asked.map((saw) => saw[key]));
+  const compared = (key) => (quiet.length === 0 ? {} : { quiet: of(quiet, key) });
   return {
     updates: results.length,
     blackout: medianAndMax(results.map(({ blackoutMs }) => blackoutMs)),
     ...phases,
-    gap: { cut: of(clients, 'cutGap'), update: of(clients, 'gap'), quiet: of(quiet, 'gap') },
-    wait: { cut: of(clients, 'cutLongest'), update: of(clients, 'longest'), quiet: of(quiet, 'longest') },
+    gap: { cut: of(clients, 'cutGap'), update: of(clients, 'gap'), ...compared('gap') },
+    wait: { cut: of(clients, 'cutLongest'), update: of(clients, 'longest'), ...compared('longest') },
     closed: rounds.reduce((sum, { closed }) => sum + closed, 0),
     wrong: rounds.reduce((sum, { wrong }) => sum + wrong, 0),
   };
@@ -108,8 +121,8 @@ async function measureCell(cell, rounds) {
   const ours = [];
   const baseline = [];
   for (let round = 0; round < rounds; round++) {
-    ours.push(await measure('ours', (port) => startOurs(port, cell.memory, cell.cut), cell));
-    if (cell.baseline) baseline.push(await measure('by hand', startBaseline, cell));
+    ours.push(await measure('ours', (port) => startOurs(port, cell.memory, cell.cut), cell, true));
+    if (cell.baseline) baseline.push(await measure('by hand', startBaseline, cell, false));
   }
   const row = {
     connections: cell.connections,

@@ -43,8 +43,6 @@ export async function startProgram(file, variables) {
       await output(process.execPath, [join(CLI, 'luoctl.js'), command, '--json', '--socket', socket]),
     );
   return {
-    /** Nothing but what an update's command costs the machine. */
-    idle: () => luoctl('status'),
     /** luod's account of it. @param inTwoSteps Prepared, and cut when that is done. */
     async update(inTwoSteps = false) {
       for (const command of inTwoSteps ? ['prepare', 'cut'] : ['update']) {
