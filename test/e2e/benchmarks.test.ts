@@ -180,13 +180,13 @@ describe('bench', () => {
     const { out, said, code } = await run(
       'blackout.mjs',
       ...['--connections', '20', '--memory', '65536', '--rolling', '0', '--prepared', '20'],
-      ...['--updates', '1', '--rounds', '1', '--json'],
+      ...['--updates', '2', '--rounds', '1', '--json'],
     );
     expect(code, said).toBe(0);
     const some = { median: expect.any(Number), max: expect.any(Number) };
     const saw = { cut: some, update: some };
     const ours = { ...saw, quiet: some };
-    const both = { updates: 1, blackout: some, closed: 0, wrong: 0 };
+    const both = { updates: 2, blackout: some, closed: 0, wrong: 0 };
     const row = { ...both, connections: 20, gap: ours, wait: ours };
     const baseline = { ...both, gap: saw, wait: saw };
     expect(JSON.parse(out).rows).toMatchObject([
